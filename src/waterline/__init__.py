@@ -1,0 +1,1 @@
+"""Waterline: convolutional networks at the speed of the machine."""

@@ -1,0 +1,6 @@
+"""What is computed: frozen descriptions of a layer, with exact counts and an id that reads back."""
+
+from waterline.spec.activation import ACTIVATIONS, Activation
+from waterline.spec.conv import DTYPE_BYTES, ConvSpec, Epilogue
+
+__all__ = ["ACTIVATIONS", "DTYPE_BYTES", "Activation", "ConvSpec", "Epilogue"]
