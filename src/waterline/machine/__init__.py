@@ -1,5 +1,7 @@
 """What it runs on: frozen descriptions of processors, and the detection of this one."""
 
+from waterline.machine.catalogue import CATALOGUE
 from waterline.machine.description import AVX512, ELEM_BYTES, ISAS, Bandwidth, Machine
+from waterline.machine.detect import detect
 
-__all__ = ["AVX512", "ELEM_BYTES", "ISAS", "Bandwidth", "Machine"]
+__all__ = ["AVX512", "CATALOGUE", "ELEM_BYTES", "ISAS", "Bandwidth", "Machine", "detect"]

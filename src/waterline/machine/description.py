@@ -1,7 +1,8 @@
 """`Machine`: what the planner and the code generators may know about a processor.
 
 A machine is data: it can be written down for a processor that is not here (`waterline.machine.catalogue`), and
-`waterline.machine.detect` writes down the one that is. Decisions follow from features, sizes and rates, never from the name.
+`waterline.machine.detect` writes down the one that is. Decisions follow from features, sizes and rates, never from
+the name.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class Bandwidth:
     dram: float
     dram_all: float
 
-
-# Bytes a cycle, of one core and (last) of a socket: middling values of the machines in the catalogue, used until measured.
-_ESTIMATED_BYTES_PER_CYCLE = Bandwidth(l2=32.0, l3=10.0, dram=4.0, dram_all=16.0)
+    @classmethod
+    def estimated(cls, clock_hz: float) -> Bandwidth:
+        """Middling values of today's processors: bytes a cycle of one core, and of four such cores at the memory."""
+        return cls(l2=32 * clock_hz, l3=10 * clock_hz, dram=4 * clock_hz, dram_all=16 * clock_hz)
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Machine:
         l1d_bytes, l2_bytes: of one core. l3_bytes: shared by `l3_cores` cores; 0 where there is none.
         cores: physical cores that the process may use.
         clock_hz: nominal, for estimates only.
-        fma_ports, fma_latency: multiply-adds started each cycle, and cycles until one's result can be used.
-        peak_flops_per_s: of one core in f32, measured; None before calibration. `peak_all_flops_per_s`: all `cores` at once.
+        fma_ports: multiply-adds started each cycle.
+        fma_latency: cycles until an accumulator can be added to again.
+        peak_flops_per_s: of one core in f32, measured; None before calibration.
+        peak_all_flops_per_s: the same of all `cores` at once.
         bandwidth: measured; None before calibration.
         provenance: where the rates come from, "estimated" or "measured <date> by waterline <version>", and what
             detection had to assume.
@@ -163,12 +167,7 @@ class Machine:
     def bytes_per_s(self, level: str, threads: int = 1) -> float:
         """Read bandwidth of `level` ("l2", "l3" or "dram") with `threads` cores: measured, else estimated."""
         threads = max(1, min(threads, self.cores))
-        rates = self.bandwidth or Bandwidth(
-            **{
-                field.name: getattr(_ESTIMATED_BYTES_PER_CYCLE, field.name) * self.clock_hz
-                for field in fields(Bandwidth)
-            }
-        )
+        rates = self.bandwidth or Bandwidth.estimated(self.clock_hz)
         one: float = getattr(rates, level)
         if level == "dram":
             return one if threads == 1 else min(one * threads, max(rates.dram_all, one))
