@@ -2,5 +2,6 @@
 
 from waterline.spec.activation import ACTIVATIONS, Activation
 from waterline.spec.conv import DTYPE_BYTES, ConvSpec, Epilogue
+from waterline.spec.tensor import TensorView, channels_last
 
-__all__ = ["ACTIVATIONS", "DTYPE_BYTES", "Activation", "ConvSpec", "Epilogue"]
+__all__ = ["ACTIVATIONS", "DTYPE_BYTES", "Activation", "ConvSpec", "Epilogue", "TensorView", "channels_last"]
