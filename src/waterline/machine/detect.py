@@ -96,3 +96,8 @@ def from_features(arch: str, reported: frozenset[str], hardware_threads: int) ->
         cores=max(1, hardware_threads // threads),
         provenance=f"estimated (assumed: caches, {threads} hardware threads a core)",
     )
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that this process can still get, control groups' limits included; None where nothing tells."""
+    return linux.available_memory_bytes(Path("/")) if sys.platform == "linux" else None

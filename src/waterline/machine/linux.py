@@ -155,21 +155,21 @@ def max_clock_hz(root: Path, cpus: frozenset[int]) -> float | None:
 
 
 def cpu_quota(root: Path) -> float | None:
-    """Processors' worth of time that control groups (v1 and v2) allow; None without a limit.
+    """Processors' worth of time that control groups (v1 and v2) allow; None without a limit."""
+    limits = (_quota_v2(group) if is_v2 else _quota_v1(group) for group, is_v2 in _groups(root, "cpu"))
+    return min((limit for limit in limits if limit is not None), default=None)
 
-    A group is limited by all groups above it, so the least of them counts.
-    """
-    own_cgroups = read_text(root / "proc/self/cgroup") or ""
-    mounts = read_text(root / "proc/self/mountinfo") or ""
-    limits = []
-    for mount_root, mount_point, is_v2 in _cgroup_mounts(mounts):
-        path = _own_path(own_cgroups, is_v2)
-        if path is None:
-            continue
-        for folder in _upwards(root / mount_point.lstrip("/"), _below(path, mount_root)):
-            limit = _quota_v2(folder) if is_v2 else _quota_v1(folder)
-            limits += [] if limit is None else [limit]
-    return min(limits, default=None)
+
+def available_memory_bytes(root: Path) -> int | None:
+    """Memory that the process can still get without swapping or being killed; None where nothing tells."""
+    match = re.search(r"^MemAvailable:\s*(\d+) kB$", read_text(root / "proc/meminfo") or "", re.MULTILINE)
+    free = [int(match[1]) << 10] if match else []
+    for group, is_v2 in _groups(root, "memory"):
+        names = ("memory.max", "memory.current") if is_v2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit, used = ((read_text(group / name) or "").strip() for name in names)
+        if limit.isdigit() and used.isdigit():
+            free.append(max(0, int(limit) - int(used)))
+    return min(free, default=None)
 
 
 def cores_allowed(root: Path, cpus: frozenset[int]) -> int:
@@ -179,26 +179,34 @@ def cores_allowed(root: Path, cpus: frozenset[int]) -> int:
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
-def _cgroup_mounts(mountinfo: str) -> Iterator[tuple[str, str, bool]]:
-    """(path of the group at the mount's root, mount point, whether it is version 2) of mounts that control `cpu`."""
-    for line in mountinfo.splitlines():
+def _groups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """(folder, whether it is version 2) of the process's control group and of every group above it.
+
+    All of them limit the process. The path in `proc/self/cgroup` is that of the host, the mount may show a part of it.
+    """
+    own_groups = read_text(root / "proc/self/cgroup") or ""
+    for line in (read_text(root / "proc/self/mountinfo") or "").splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
         if len(fields) < 5 or len(kind) < 3:
             continue
+        is_v2 = kind[0] == "cgroup2"
+        if not is_v2 and not (kind[0] == "cgroup" and controller in kind[2].split(",")):
+            continue
+        path = _own_path(own_groups, controller, is_v2)
+        if path is None:
+            continue
         point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[4])
-        if kind[0] == "cgroup2":
-            yield fields[3], point, True
-        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
-            yield fields[3], point, False
+        for folder in _upwards(root / point.lstrip("/"), _below(path, fields[3])):
+            yield folder, is_v2
 
 
-def _own_path(cgroups: str, is_v2: bool) -> str | None:
+def _own_path(cgroups: str, name: str, is_v2: bool) -> str | None:
     """The process's group in `/proc/self/cgroup`: lines `0::/path` (v2) and `4:cpu,cpuacct:/path` (v1)."""
     for line in cgroups.splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if (hierarchy == "0" and not controllers) if is_v2 else "cpu" in controllers.split(","):
+        if (hierarchy == "0" and not controllers) if is_v2 else name in controllers.split(","):
             return path
     return None
 
