@@ -1,7 +1,6 @@
 """What this machine's cores really do: peak f32 rate and read bandwidth, measured once and kept as JSON.
 
-Every rate is the best of many short runs: other work on the machine can only make a run slower. The result belongs to
-one host, one set of features and one version of the product, and is measured again after a week.
+The result belongs to one host, one set of features and one version of the product, and is measured again after a week.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ import numpy as np
 from waterline.codegen.cpu.probes import Probes, flops_per_iteration, load_probes, read_step_bytes
 from waterline.machine import Bandwidth, Machine, available_memory_bytes
 from waterline.runtime.cache import read_trusted, write_atomically
+from waterline.runtime.stopwatch import best_rate, best_team_rate
 
 _log = logging.getLogger(__name__)
 
 FORMAT = 1
 MAX_AGE_S = 7 * 86400.0
+PROVISIONAL_AGE_S = 600.0  # of rates with a note: other programs ran, or memory was short
 
 _RUN_S = 0.5e-3  # of one timed run: far above the clock's resolution, below the scheduler's time slice
-_WINDOW_S = 8e-3  # of one run of several threads: far above the time that it takes to wake them
 _SMALLEST_BUFFER_BYTES, _LARGEST_BUFFER_BYTES = 64 << 20, 512 << 20
 _measuring = threading.Lock()  # two measurements at once would measure each other
 
@@ -59,9 +59,9 @@ def calibrate(
         stored = None if path is None or force else _load(path, key, time.time())
         if stored is not None:
             return replace(machine, **stored)
-        rates = _measure(machine, on_progress or (lambda text: None))
+        rates, lifetime_s = _measure(machine, on_progress or (lambda text: None))
         if path is not None:
-            _store(path, key, rates, time.time())
+            _store(path, {"key": key, "time_s": time.time(), "lifetime_s": lifetime_s, "rates": rates})
         return replace(machine, **rates)
 
 
@@ -72,28 +72,34 @@ def measure_peak(machine: Machine, seconds: float = 0.02, threads: int = 1) -> f
     """
     probes = load_probes(machine)
     iterations = max(1, int(machine.estimated_peak() * _RUN_S / flops_per_iteration(machine)))
-    return _rate(lambda thread: probes.multiply_add(iterations), seconds, threads)
+
+    def work(thread: int) -> int:
+        return probes.multiply_add(iterations)
+
+    return best_rate(work, seconds) if threads == 1 else best_team_rate(work, seconds, threads).running
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
-def _measure(machine: Machine, on_progress: Callable[[str], None]) -> dict[str, Any]:
-    """The fields of `Machine` that calibration fills."""
+def _measure(machine: Machine, on_progress: Callable[[str], None]) -> tuple[dict[str, Any], float]:
+    """The fields of `Machine` that calibration fills, and for how many seconds they are good."""
     on_progress("peak of one core")
     peak = measure_peak(machine, 0.1)
     on_progress(f"peak of {machine.cores} cores")
     peak_all = peak if machine.cores == 1 else measure_peak(machine, 0.1, machine.cores)
     bandwidth, note = _measure_bandwidth(machine, on_progress)
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    return {
+    rates = {
         "peak_flops_per_s": peak,
         "peak_all_flops_per_s": peak_all,
         "bandwidth": bandwidth,
         "provenance": f"measured {date} by waterline {_version()}{note}",
     }
+    return rates, PROVISIONAL_AGE_S if note else MAX_AGE_S
 
 
 def _measure_bandwidth(machine: Machine, on_progress: Callable[[str], None]) -> tuple[Bandwidth, str]:
-    """The rates, and what had to be assumed."""
+    """The rates, and what is to be said about them."""
+    note = ""
     probes = load_probes(machine)
     step = read_step_bytes(machine)
     l2_bytes, l3_bytes, dram_bytes = buffer_sizes(machine, step)
@@ -106,7 +112,7 @@ def _measure_bandwidth(machine: Machine, on_progress: Callable[[str], None]) -> 
         if not reaches_memory:
             estimate = Bandwidth.estimated(machine.clock_hz)
             dram, dram_all = min(estimate.dram, l3), min(estimate.dram_all, l3 * machine.cores)
-            note = " (memory bandwidth estimated: too little memory is free)"
+            note = " (memory bandwidth estimated: too little memory was free)"
             return Bandwidth(l2, l3 if l3_bytes else dram, dram, max(dram, dram_all)), note
         on_progress("bandwidth of memory")
         dram = dram_all = _read_rate(probes, buffer.address, dram_bytes, 0.1)
@@ -117,8 +123,12 @@ def _measure_bandwidth(machine: Machine, on_progress: Callable[[str], None]) -> 
             def read_share(thread: int) -> int:
                 return _read(probes, buffer.address + min(thread * share, last), share, 1)
 
-            dram_all = max(dram, _rate(read_share, 0.1, machine.cores))
-        return Bandwidth(l2, max(l3, dram) if l3_bytes else dram, dram, dram_all), ""
+            together = best_team_rate(read_share, 0.1, machine.cores)
+            dram_all, note = (
+                max(dram, together.elapsed),
+                "" if together.is_undisturbed else " (while other programs ran)",
+            )
+        return Bandwidth(l2, max(l3, dram) if l3_bytes else dram, dram, dram_all), note
     finally:
         buffer.close()
 
@@ -162,7 +172,7 @@ class _Buffer:
 
 
 def _allocate(small_bytes: int, large_bytes: int) -> tuple[_Buffer, bool]:
-    """The large buffer if it takes no more than a quarter of the free memory, else the small one; whether it is large."""
+    """The large buffer if that is at most a quarter of the free memory, else the small one; whether it is large."""
     available = available_memory_bytes()
     if available is None or large_bytes <= available // 4:
         try:
@@ -179,67 +189,7 @@ def _read(probes: Probes, address: int, bytes_: int, repeats: int) -> int:
 
 def _read_rate(probes: Probes, address: int, bytes_: int, seconds: float) -> float:
     repeats = max(1, int(_RUN_S * 20e9) // bytes_)
-    return _rate(lambda thread: _read(probes, address, bytes_, repeats), seconds, 1)
-
-
-def _rate(work: Callable[[int], int], seconds: float, threads: int) -> float:
-    """The best rate seen in about `seconds`, of `work(thread)` which returns how much it did."""
-    end = time.perf_counter() + seconds
-    if threads > 1:
-        return _rate_together(work, end, threads)
-    work(0)
-    best = 0.0
-    while best == 0.0 or time.perf_counter() < end:
-        start = time.perf_counter_ns()
-        amount = work(0)
-        best = max(best, amount * 1e9 / (time.perf_counter_ns() - start))
-    return best
-
-
-def _rate_together(work: Callable[[int], int], end: float, threads: int) -> float:
-    """The best rate of all threads together: a window's work over the time from its first start to its last end."""
-    results: list[tuple[int, int, int]] = [(0, 0, 0)] * threads
-    best = 0.0
-    is_over = False
-
-    def judge() -> None:  # runs in one thread, while the others wait
-        nonlocal best, is_over
-        span = max(stop for _, _, stop in results) - min(start for _, start, _ in results)
-        if span > 0:
-            best = max(best, sum(amount for amount, _, _ in results) * 1e9 / span)
-        is_over = best > 0 and time.perf_counter() >= end
-
-    barrier = threading.Barrier(threads, action=judge)
-    errors: list[BaseException] = []
-
-    def run(thread: int) -> None:
-        try:
-            barrier.wait()
-            while not is_over:
-                amount, start = 0, time.perf_counter_ns()
-                stop = start
-                while stop - start < _WINDOW_S * 1e9:
-                    amount += work(thread)
-                    stop = time.perf_counter_ns()
-                results[thread] = (amount, start, stop)
-                barrier.wait()
-        except threading.BrokenBarrierError:
-            pass  # another thread failed and reports
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
-
-    team = [
-        threading.Thread(target=run, args=(thread,), name=f"waterline-calibration-{thread}")
-        for thread in range(threads)
-    ]
-    for member in team:
-        member.start()
-    for member in team:
-        member.join()
-    if errors:
-        raise errors[0]
-    return best
+    return best_rate(lambda thread: _read(probes, address, bytes_, repeats), seconds)
 
 
 # ---- keeping --------------------------------------------------------------------------------------------------------
@@ -273,9 +223,9 @@ def _load(path: Path, key: dict[str, Any], now: float) -> dict[str, Any] | None:
     try:
         record = json.loads(read_trusted(path))
         age = now - float(record["time_s"])
-        if record["key"] != key or not 0 <= age <= MAX_AGE_S:
-            return None
         rates = record["rates"]
+        if record["key"] != key or not 0 <= age <= min(_positive(record["lifetime_s"]), MAX_AGE_S):
+            return None
         bandwidth = Bandwidth(**{field.name: _positive(rates["bandwidth"][field.name]) for field in fields(Bandwidth)})
         return {
             "peak_flops_per_s": _positive(rates["peak_flops_per_s"]),
@@ -296,9 +246,8 @@ def _positive(value: Any) -> float:
     return float(value)
 
 
-def _store(path: Path, key: dict[str, Any], rates: dict[str, Any], now: float) -> None:
-    record = {"key": key, "time_s": now, "rates": {**rates, "bandwidth": vars(rates["bandwidth"])}}
+def _store(path: Path, record: dict[str, Any]) -> None:
     try:
-        write_atomically(path, json.dumps(record, indent=1).encode())
+        write_atomically(path, json.dumps(record, indent=1, default=vars).encode())
     except OSError as error:
         _log.warning("the calibration cannot be kept and will be measured again: %s", error)
