@@ -63,29 +63,30 @@ def default_image_size(name: str) -> int:
     return _entry(name).image_size
 
 
-def build(name: str, image_size: int | None = None, seed: int = 0) -> ModelProto:
+def build(name: str, image_size: int | None = None, seed: int | None = 0) -> ModelProto:
     """A network as an ONNX model, input `input` (N, 3, image_size, image_size), output `output` (N, 1000).
 
     Args:
         name: one of `names()`.
         image_size: height and width; None is the network's own.
-        seed: of the weights, which are random and scaled so that activations stay near one.
+        seed: of the weights, which are random and scaled so that activations stay near one. None leaves them out: the
+            model has names and shapes only.
 
     Raises:
         InvalidArgument: an unknown name, or a size that the network's strides reduce to nothing.
     """
-    network = Network(name, *_checked(name, image_size), seed=seed)
+    network = _network(name, image_size, seed)
     return network.finish(_ZOO[name].body(network))
 
 
 def convolutions(name: str, image_size: int | None = None) -> list[tuple[str, ConvSpec]]:
     """Name and spec of every convolution of a network, for one image, in execution order."""
-    network = Network(name, *_checked(name, image_size))
+    network = _network(name, image_size, None)
     _ZOO[name].body(network)
     return network.convolutions
 
 
-def _checked(name: str, image_size: int | None) -> tuple[int]:
+def _network(name: str, image_size: int | None, seed: int | None) -> Network:
     entry = _entry(name)
     size = entry.image_size if image_size is None else image_size
     if size < entry.least_image_size:
@@ -93,7 +94,7 @@ def _checked(name: str, image_size: int | None) -> tuple[int]:
             f"{name} takes images of at least {entry.least_image_size}x{entry.least_image_size}, got {size}x{size}",
             f"its own size is {entry.image_size}",
         )
-    return (size,)
+    return Network(name, size, seed)
 
 
 def _entry(name: str) -> _Entry:

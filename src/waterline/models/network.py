@@ -60,15 +60,15 @@ class Network:
     Args:
         name: the graph's name.
         image_size: height and width of the input, which has three channels and the symbolic batch `N`.
-        seed: of the weights.
+        seed: of the weights; None leaves them out, all but their names and shapes.
     """
 
-    def __init__(self, name: str, image_size: int, seed: int = 0) -> None:
+    def __init__(self, name: str, image_size: int, seed: int | None = 0) -> None:
         self.name = name
         self.image_size = image_size
         self.input = Tensor("input", (3, image_size, image_size))
         self.convolutions: list[tuple[str, ConvSpec]] = []
-        self._rng = np.random.Generator(np.random.SFC64(seed))
+        self._rng = None if seed is None else np.random.Generator(np.random.SFC64(seed))
         # Weights go straight into the model that is returned: each copy of half a gigabyte costs a second.
         self._model = ModelProto(ir_version=IR_VERSION, producer_name="waterline.models")
         self._model.opset_import.append(helper.make_opsetid("", OPSET))
@@ -318,6 +318,8 @@ class Network:
         return candidate
 
     def _normal(self, name: str, shape: tuple[int, ...], deviation: float) -> str:
+        if self._rng is None:
+            return self._outline(name, shape)
         value = self._rng.standard_normal(shape, np.float32)
         if len(shape) == 4 and shape[1] == 1:  # each channel keeps its scale: no sum over channels averages it out
             value *= deviation * math.sqrt(math.prod(shape[1:])) / np.linalg.norm(value, axis=(2, 3), keepdims=True)
@@ -326,8 +328,14 @@ class Network:
         return self._initializer(name, value)
 
     def _uniform(self, name: str, shape: tuple[int, ...], low: float, high: float) -> str:
+        if self._rng is None:
+            return self._outline(name, shape)
         value = self._rng.random(shape, np.float32) * np.float32(high - low) + np.float32(low)
         return self._initializer(name, value)
+
+    def _outline(self, name: str, shape: tuple[int, ...]) -> str:
+        self._model.graph.initializer.add(name=name, dims=shape, data_type=TensorProto.FLOAT)
+        return name
 
     def _initializer(self, name: str, value: np.ndarray) -> str:
         self._model.graph.initializer.add(
