@@ -1,0 +1,236 @@
+"""`read`: the nodes of an exported program, one after the other, into a `Graph`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from waterline.errors import InvalidModel, UnsupportedOperator
+from waterline.frontends.torch.builder import Builder, Unsupported, Value
+from waterline.frontends.torch.operators import find
+from waterline.graph import Graph
+from waterline.graph.ops import Shape
+
+_NO_RESULT = {"aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default"}
+
+
+@dataclass
+class Reading:
+    """What became of a program.
+
+    Attributes:
+        graph: the network, or None where something is refused.
+        results: what the program returns, in order: the name of a graph output, or a plain Python value.
+        refused: node of the program -> why it is not converted (empty: the operator is unknown).
+    """
+
+    graph: Graph | None
+    results: list[Any]
+    refused: dict[fx.Node, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A program's output that is computed: the name of a tensor of the graph."""
+
+    name: str
+
+
+def read(
+    program: fx.Graph,
+    known: Mapping[str, tuple[str, torch.Tensor]],
+    returned: Sequence[int] | None = None,
+    name: str = "torch",
+) -> Reading:
+    """Convert `program`, a functional graph of ATen operators whose nodes carry the values of the trace.
+
+    Args:
+        known: placeholder or get_attr node -> (name for the graph, tensor): parameters, buffers and constants.
+        returned: which of the program's outputs the caller gets; None for all.
+
+    Raises:
+        InvalidModel: a constant has a dtype that Waterline does not read.
+    """
+    reader = _Reader(known)
+    for node in program.nodes:
+        reader.visit(node)
+    outputs = reader.outputs if returned is None else [reader.outputs[i] for i in returned]
+    results = [Result(x.name) if isinstance(x, Value) else x for x in outputs]
+    if reader.refused:
+        return Reading(None, results, reader.refused)
+    b = reader.builder
+    names = list(dict.fromkeys(x.name for x in outputs if isinstance(x, Value)))
+    for x in outputs:
+        if isinstance(x, Value) and x.constant is not None:
+            b.enter(x)
+    shapes: dict[str, Shape] = {x.name: x.shape for x in reader.inputs}
+    graph = Graph(name, [x.name for x in reader.inputs], names, b.nodes, shapes, b.constants).infer()
+    return Reading(_without_dead_nodes(graph), results)
+
+
+def refusal(refused: Mapping[fx.Node, str], hint: str = "") -> UnsupportedOperator:
+    """One error that names every operator and every node."""
+    groups: dict[str, list[str]] = {}
+    for node, reason in refused.items():
+        title = operator_name(node) + (f" [{reason}]" if reason else "")
+        groups.setdefault(title, []).append(label_of(node))
+    listed = "; ".join(f"{title} at {', '.join(nodes)}" for title, nodes in groups.items())
+    count = len(groups)
+    return UnsupportedOperator(
+        f"{count} operator{'s are' if count > 1 else ' is'} not supported: {listed}",
+        hint or "torch.compile(model, backend='waterline') runs what is supported and leaves the rest to PyTorch",
+    )
+
+
+class _Reader:
+    """The state of one pass over a program."""
+
+    def __init__(self, known: Mapping[str, tuple[str, torch.Tensor]]) -> None:
+        self.builder = Builder()
+        self.known = known
+        self.values: dict[fx.Node, Any] = {}
+        self.inputs: list[Value] = []
+        self.outputs: list[Any] = []
+        self.refused: dict[fx.Node, str] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op in ("placeholder", "get_attr"):
+            self.values[node] = self._entering(node)
+        elif node.op == "call_function":
+            try:
+                self.values[node] = self._call(node)
+            except Unsupported as reason:
+                self._refuse(node, str(reason))
+            except InvalidModel as error:
+                self._refuse(node, error.message)
+        elif node.op == "output":
+            self.outputs = list(fx.map_arg(node.args[0], lambda n: self.values[n]))
+        else:
+            self._refuse(node, "")
+
+    def _entering(self, node: fx.Node) -> Any:
+        if node.name in self.known:
+            name, tensor = self.known[node.name]
+            return self.builder.constant(tensor, name)
+        example = node.meta.get("val")
+        if not isinstance(example, torch.Tensor):
+            return example  # a number that was passed in, fixed by the trace
+        value = self.builder.input(node.name, tuple(example.shape))
+        self.inputs.append(value)
+        return value
+
+    def _refuse(self, node: fx.Node, reason: str) -> None:
+        """Note the reason and go on with a stand-in, so that every refusal is found in one pass."""
+        self.refused[node] = reason
+
+        def stand_in(example: Any) -> Any:
+            is_tensor = isinstance(example, torch.Tensor)
+            return Value(self.builder.unique(node.name), tuple(example.shape)) if is_tensor else example
+
+        self.values[node] = pytree.tree_map(stand_in, node.meta.get("val"))
+
+    # ---- one call -----------------------------------------------------------------------------------------------
+    def _call(self, node: fx.Node) -> Any:
+        args = fx.map_arg(node.args, lambda n: self.values[n])
+        kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n])
+        target: Any = node.target
+        if target is operator.getitem:
+            if args[0][args[1]] is None:
+                raise Unsupported(f"output {args[1]} of {operator_name(node.args[0])}")  # type: ignore[arg-type]
+            return args[0][args[1]]
+        if str(target) in _NO_RESULT:
+            return None
+        if not isinstance(target, torch._ops.OpOverload):
+            raise Unsupported("")
+        self.builder.label = label_of(node)
+        if not any(isinstance(x, Value) and x.constant is None for x in pytree.tree_leaves((args, kwargs))):
+            return self._fold(node, target, args, kwargs)
+        converter = find(_short_name(target))
+        if converter is None:
+            raise Unsupported("")
+        examples = [x for x in pytree.tree_leaves(node.meta.get("val")) if isinstance(x, torch.Tensor)]
+        odd = next((x.dtype for x in examples[:1] if x.dtype != torch.float32), None)
+        if odd is not None:
+            raise Unsupported(f"its result is {str(odd).removeprefix('torch.')}; Waterline computes float32")
+        self.builder.out_shape = tuple(examples[0].shape) if len(examples) == 1 else ()
+        result = converter(self.builder, *bind(target, args, kwargs))
+        self._check(node, result)
+        return result
+
+    def _fold(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
+        """Everything is known: PyTorch computes it now."""
+        if torch.Tag.nondeterministic_seeded in target.tags:
+            raise Unsupported("it draws random numbers")
+
+        def tensor(x: Any) -> Any:
+            if not isinstance(x, Value):
+                return x
+            assert x.constant is not None
+            return x.constant.clone() if target._schema.is_mutable else x.constant.detach()
+
+        with torch.no_grad():
+            result = target(*pytree.tree_map(tensor, args), **pytree.tree_map(tensor, kwargs))
+        self.builder.label = node.name
+        return pytree.tree_map(lambda x: self.builder.constant(x) if isinstance(x, torch.Tensor) else x, result)
+
+    def _check(self, node: fx.Node, result: Any) -> None:
+        """A converter that disagrees with PyTorch about a shape must not go unnoticed."""
+        results = result if isinstance(result, (tuple, list)) else [result]
+        example = node.meta.get("val")
+        examples = example if isinstance(example, (tuple, list)) else [example]
+        for got, want in zip(results, examples, strict=False):
+            if isinstance(got, Value) and isinstance(want, torch.Tensor) and got.shape != tuple(want.shape):
+                raise InvalidModel(f"the shape {got.shape} was derived where PyTorch has {tuple(want.shape)}")
+
+
+def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Every argument of the operator's schema in order, with defaults filled in."""
+    values = []
+    for position, argument in enumerate(target._schema.arguments):
+        if position < len(args):
+            values.append(args[position])
+        elif argument.name in kwargs:
+            values.append(kwargs[argument.name])
+        else:
+            values.append(argument.default_value)
+    return values
+
+
+def operator_name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_function" else f"{node.op} {node.target}"
+
+
+def label_of(node: fx.Node) -> str:
+    """Where in the module a node comes from: `layer1.0.conv1`, or `layer1.0.add` for a function called in `layer1.0`."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return node.name
+    path, kind = list(stack.values())[-1]
+    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+    if kind.startswith("torch.nn.modules.") and path:
+        return path
+    function = _short_name(node.target).partition(".")[0].strip("_")
+    return f"{path}.{function}" if path else function
+
+
+def _short_name(target: Any) -> str:
+    return str(target).removeprefix("aten.")
+
+
+def _without_dead_nodes(graph: Graph) -> Graph:
+    """Without what no output needs: unused halves of a split, statistics that nobody reads."""
+    needed = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if not needed.isdisjoint(node.outputs):
+            kept.append(node)
+            needed.update(node.inputs)
+    return graph.with_nodes(reversed(kept))
+
+

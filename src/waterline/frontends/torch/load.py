@@ -1,0 +1,119 @@
+"""`load`: the door of this front end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from waterline.errors import InvalidArgument
+from waterline.frontends.torch.capture import as_arguments, check_inference, functionalize, specialize, trace
+from waterline.frontends.torch.importer import Reading, Result, read, refusal
+from waterline.graph import Graph
+
+_ROUNDS = 3  # of decomposing what has no converter: the parts of one operator may have parts themselves
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network and how it is called.
+
+    Attributes:
+        graph: its inputs are the tensors among the module's arguments, in order; its outputs the tensors it returns.
+    """
+
+    graph: Graph
+    _arguments: pytree.TreeSpec
+    _returns: pytree.TreeSpec
+    _results: tuple[Any, ...]
+
+    def arrange(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The arguments of a call in the order of `graph.inputs`. Raises InvalidArgument where their structure differs."""
+        order = self._arguments.children()[1].context if self._arguments.children() else []
+        kwargs = {**{name: kwargs[name] for name in order or [] if name in kwargs}, **kwargs}
+        leaves, structure = pytree.tree_flatten((args, kwargs))
+        if structure != self._arguments:
+            raise InvalidArgument(
+                f"the call has the structure {_describe(structure)}, the network was compiled for {_describe(self._arguments)}",
+                "pass the same arguments as in example_inputs",
+            )
+        return [x for x in leaves if hasattr(x, "__array__") or isinstance(x, torch.Tensor)]
+
+    def restore(self, outputs: Sequence[Any]) -> Any:
+        """What the module returns (a tensor, tuple, list, dict, dataclass ...) from the tensors of `graph.outputs`."""
+        values = dict(zip(self.graph.outputs, outputs, strict=True))
+        leaves = [values[x.name] if isinstance(x, Result) else x for x in self._results]
+        return pytree.tree_unflatten(leaves, self._returns)
+
+
+def load(
+    model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, name: str | None = None
+) -> Imported:
+    """Read a PyTorch model.
+
+    Args:
+        model: a module (an `fx.GraphModule` is one) or an exported program. Modules are traced by `torch.export`.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of named ones; NumPy arrays will do.
+            Their shapes are the graph's; `Graph.with_shapes` gives it for others. A program has its own already.
+        name: of the graph; by default the module's class.
+
+    The graph's constants share the memory of the module's parameters. A tensor that the module changes in place is
+    not changed by the graph.
+
+    Raises:
+        UnsupportedOperator: what is not computed, all of it in one message with the places in the module.
+        InvalidArgument: no example inputs; a dtype other than float32; operators in training mode.
+        InvalidModel: torch.export fails, or the module keeps state between calls.
+    """
+    if isinstance(model, ExportedProgram):
+        program = specialize(model, example_inputs)
+    elif isinstance(model, torch.nn.Module):
+        if example_inputs is None:
+            raise InvalidArgument("a torch.nn.Module needs example_inputs", "pass the tensors that model(...) takes")
+        args, kwargs = as_arguments(example_inputs)
+        program = trace(model, args, kwargs)
+    else:
+        raise InvalidArgument(f"{type(model).__name__} is neither a torch.nn.Module nor an ExportedProgram")
+    program, reading = read_program(program, name or type(model).__name__)
+    if reading.graph is None:
+        raise refusal(reading.refused)
+    spec = program.call_spec
+    return Imported(reading.graph, spec.in_spec, spec.out_spec, tuple(reading.results))
+
+
+def read_program(program: ExportedProgram, name: str) -> tuple[ExportedProgram, Reading]:
+    """Read a program; what has no converter is replaced by its decomposition where PyTorch has one."""
+    check_inference(program)
+    program = functionalize(program)
+    reading = _read(program, name)
+    for _ in range(_ROUNDS):
+        table = torch.export.default_decompositions() if reading.refused else {}
+        targets = {node.target for node in reading.refused}
+        known = {target: table[target] for target in targets if target in table}
+        if not known:
+            break
+        program = functionalize(program.run_decompositions(known))
+        reading = _read(program, name)
+    return program, reading
+
+
+def _read(program: ExportedProgram, name: str) -> Reading:
+    signature = program.graph_signature
+    tensors = {**program.state_dict, **program.constants}
+    known = {
+        spec.arg.name: (spec.target, tensors[spec.target])
+        for spec in signature.input_specs
+        if spec.kind != InputKind.USER_INPUT and isinstance(tensors.get(spec.target), torch.Tensor)
+    }
+    returned = [i for i, spec in enumerate(signature.output_specs) if spec.kind == OutputKind.USER_OUTPUT]
+    return read(program.graph, known, returned, name)
+
+
+def _describe(structure: pytree.TreeSpec) -> str:
+    """`(args, {names})` with a star for every leaf."""
+    return str(pytree.tree_unflatten(["*"] * structure.num_leaves, structure)).replace("'*'", "*")
