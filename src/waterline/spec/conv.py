@@ -40,7 +40,9 @@ class Epilogue:
 class ConvSpec:
     """A two-dimensional convolution. `pad` is (top, left, bottom, right) and may be negative (cropping).
 
-    `c` and `k` count the channels of all groups together. `epilogue` is not part of the id.
+    `c` and `k` count the channels of all groups together. `upsample` puts that many minus one zeros between
+    neighbouring input elements before anything else, which makes a transposed convolution of a strided one.
+    `epilogue` is not part of the id.
     """
 
     n: int
@@ -54,6 +56,7 @@ class ConvSpec:
     pad: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    upsample: tuple[int, int] = (1, 1)
     dtype: str = "f32"
     epilogue: Epilogue = field(default=Epilogue())
 
@@ -66,9 +69,10 @@ class ConvSpec:
         for name in "krs":
             if getattr(self, name) < 1:
                 raise InvalidArgument(f"convolution with {name}={getattr(self, name)}: filters are not empty")
-        if min(self.stride) < 1 or min(self.dilation) < 1 or self.groups < 1:
+        if min(*self.stride, *self.dilation, *self.upsample, self.groups) < 1:
             raise InvalidArgument(
-                f"stride {self.stride}, dilation {self.dilation} and groups {self.groups} must be at least 1"
+                f"stride {self.stride}, dilation {self.dilation}, upsampling {self.upsample} and groups {self.groups} "
+                "must be at least 1"
             )
         if self.c % self.groups or self.k % self.groups or self.c == 0:
             raise InvalidArgument(f"{self.groups} groups do not divide {self.c} input and {self.k} output channels")
@@ -84,12 +88,22 @@ class ConvSpec:
     @property
     def p(self) -> int:
         """Rows of the output."""
-        return (self.h + self.pad[0] + self.pad[2] - self.dilation[0] * (self.r - 1) - 1) // self.stride[0] + 1
+        room = self.upsampled_h + self.pad[0] + self.pad[2] - self.dilation[0] * (self.r - 1) - 1
+        return room // self.stride[0] + 1
 
     @property
     def q(self) -> int:
         """Columns of the output."""
-        return (self.w + self.pad[1] + self.pad[3] - self.dilation[1] * (self.s - 1) - 1) // self.stride[1] + 1
+        room = self.upsampled_w + self.pad[1] + self.pad[3] - self.dilation[1] * (self.s - 1) - 1
+        return room // self.stride[1] + 1
+
+    @property
+    def upsampled_h(self) -> int:
+        return (self.h - 1) * self.upsample[0] + 1
+
+    @property
+    def upsampled_w(self) -> int:
+        return (self.w - 1) * self.upsample[1] + 1
 
     @property
     def group_c(self) -> int:
@@ -120,13 +134,17 @@ class ConvSpec:
     @property
     def is_pointwise(self) -> bool:
         """A 1x1 filter at stride 1 without padding: a matrix product on the input as it lies."""
-        return self.taps == 1 and self.stride == (1, 1) and self.pad == (0, 0, 0, 0)
+        return self.taps == 1 and self.stride == self.upsample == (1, 1) and self.pad == (0, 0, 0, 0)
 
     # ---- counts -------------------------------------------------------------------------------------------------
     @property
     def macs(self) -> int:
-        """Multiply-adds of the direct algorithm; padding counts as if it were data, as the papers do."""
-        return self.n * self.k * self.p * self.q * self.group_c * self.taps
+        """Multiply-adds of the direct algorithm; padding counts as if it were data, as the papers do.
+
+        Inserted zeros do not count: of `upsample` neighbouring elements one is data.
+        """
+        zeros = self.upsample[0] * self.upsample[1]
+        return self.n * self.k * self.p * self.q * self.group_c * self.taps // zeros
 
     @property
     def flops(self) -> int:
@@ -160,7 +178,8 @@ class ConvSpec:
         pad = _join((top, left)) if (top, left) == (bottom, right) else "x".join(map(str, self.pad))
         return (
             f"n{self.n}_c{self.c}_h{self.h}_w{self.w}_k{self.k}_r{self.r}_s{self.s}"
-            f"_st{stride}_pd{pad}_dl{dilation}_g{self.groups}_{self.dtype}"
+            f"_st{stride}_pd{pad}_dl{dilation}_g{self.groups}"
+            f"{'' if self.upsample == (1, 1) else '_up' + _join(self.upsample)}_{self.dtype}"
         )
 
     @classmethod
@@ -182,6 +201,7 @@ class ConvSpec:
             pad=(pads[0], pads[1], pads[2], pads[3]),
             dilation=_pair(match["dl"]),
             groups=int(match["g"]),
+            upsample=_pair(match["up"] or "1"),
             dtype=match["dtype"] or "f32",
         )
 
@@ -194,7 +214,8 @@ class ConvSpec:
 
 _ID = re.compile(
     r"n(?P<n>\d+)_c(?P<c>\d+)_h(?P<h>\d+)_w(?P<w>\d+)_k(?P<k>\d+)_r(?P<r>\d+)_s(?P<s>\d+)"
-    r"_st(?P<st>\d+(x\d+)?)_pd(?P<pd>-?\d+(x-?\d+)*)_dl(?P<dl>\d+(x\d+)?)_g(?P<g>\d+)(_(?P<dtype>\w+))?"
+    r"_st(?P<st>\d+(x\d+)?)_pd(?P<pd>-?\d+(x-?\d+)*)_dl(?P<dl>\d+(x\d+)?)_g(?P<g>\d+)"
+    r"(_up(?P<up>\d+(x\d+)?))?(_(?P<dtype>[a-z]+\d+))?"
 )
 
 

@@ -90,13 +90,13 @@ class Emitter:
     ) -> Iterator[CarriedLoop]:
         """`for index in range(start, stop, step)` with values carried from round to round (phis, never memory)."""
         b = self.builder
-        known = isinstance(start, int) and isinstance(stop, int)
+        runs = isinstance(start, int) and isinstance(stop, int) and start < stop  # at least once, for certain
         start_value, stop_value = self.index(start), self.index(stop)
         before = b.block
         body = b.append_basic_block(f"{name}.body")
         after = b.append_basic_block(f"{name}.after")
-        if known:
-            b.branch(body if start < stop else after)  # type: ignore[operator]
+        if runs:
+            b.branch(body)
         else:
             b.cbranch(b.icmp_signed("<", start_value, stop_value), body, after)
         b.position_at_end(body)
@@ -119,10 +119,9 @@ class Emitter:
         b.position_at_end(after)
         for value, result in zip(values, following, strict=True):
             phi = b.phi(value.type)
-            if not known or not start < stop:  # type: ignore[operator]
+            if not runs:
                 phi.add_incoming(value, before)
-            if not known or start < stop:  # type: ignore[operator]
-                phi.add_incoming(result, end)
+            phi.add_incoming(result, end)
             loop.results.append(phi)
 
     @contextmanager
@@ -179,7 +178,9 @@ class Emitter:
             return pointer
         return self.builder.gep(pointer, [self.index(offset_bytes)], inbounds=True, source_etype=I8)
 
-    def load(self, pointer: Value, kind: ir.Type = F32, offset_bytes: Value | int = 0, align: int | None = None) -> Value:
+    def load(
+        self, pointer: Value, kind: ir.Type = F32, offset_bytes: Value | int = 0, align: int | None = None
+    ) -> Value:
         return self.builder.load(self.at(pointer, offset_bytes), typ=kind, align=align)
 
     def load_pointer(self, pointer: Value, offset_bytes: int = 0) -> Value:
@@ -212,15 +213,15 @@ class Emitter:
         mask = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
         return self.builder.shuffle_vector(one, undefined, mask)
 
-    def load_vector(self, pointer: Value, offset_bytes: Value | int = 0, count: int | None = None, lanes: int | None = None) -> Value:
+    def load_vector(
+        self, pointer: Value, offset_bytes: Value | int = 0, count: int | None = None, lanes: int | None = None
+    ) -> Value:
         """`count` elements (all lanes by default); lanes from `count` on are zero and their memory is not touched."""
         lanes = lanes or self.lanes
         kind = self.vector_type(lanes)
         if count is None or count == lanes:
             return self.load(pointer, kind, offset_bytes, 4)
-        function = self.intrinsic(
-            f"llvm.masked.load.v{lanes}f32.p0", kind, [PTR, I32, ir.VectorType(I1, lanes), kind]
-        )
+        function = self.intrinsic(f"llvm.masked.load.v{lanes}f32.p0", kind, [PTR, I32, ir.VectorType(I1, lanes), kind])
         return self.builder.call(
             function,
             [self.at(pointer, offset_bytes), ir.Constant(I32, 4), self.lane_mask(count, lanes), self.splat(0.0, lanes)],

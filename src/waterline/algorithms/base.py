@@ -1,0 +1,97 @@
+"""What every algorithm says of itself; the planner and the runtime know no more than this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from waterline.codegen.cpu.kernel import Call
+from waterline.machine import Machine
+from waterline.spec import ConvSpec, TensorView
+
+Config = Any  # a frozen dataclass of numbers: the blocking an algorithm runs with
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an algorithm does not serve a layer, with the numbers that decided."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Views:
+    """Where a layer's tensors lie. Logical shapes are (N, C, H, W); the channels are neighbours in memory."""
+
+    x: TensorView
+    y: TensorView
+    residual: TensorView | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of a layer with a config; `seconds` is what one core needs by the machine's rates."""
+
+    seconds: float
+    flops: float  # executed, padding of tiles included
+    bytes: float  # moved beyond the second-level cache
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """Everything the runtime needs to run a layer: calls in order, and the bytes of each workspace they name."""
+
+    calls: tuple[Call, ...]
+    workspaces: Mapping[str, int] = field(default_factory=dict)
+
+
+class Algorithm:
+    """A way to compute a convolution. Instances have no state; `name` is the registry's key."""
+
+    name: str = ""
+
+    def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
+        """None if the algorithm serves `spec` on `machine`, else the reason."""
+        raise NotImplementedError
+
+    def configs(self, spec: ConvSpec, machine: Machine) -> list[Config]:
+        """The few blockings worth trying, the best by cost first."""
+        raise NotImplementedError
+
+    def cost(self, spec: ConvSpec, config: Config, machine: Machine) -> Cost:
+        raise NotImplementedError
+
+    def tolerance(self, spec: ConvSpec) -> float:
+        """`a` in the bound |error| <= a * eps * depth * (|x| * |w|) of each output element."""
+        return 1.0
+
+    def implement(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> Implementation:
+        """The calls that compute `spec` on these views. Kernels do not depend on `spec.n`."""
+        raise NotImplementedError
+
+    def pack_weights(
+        self, spec: ConvSpec, config: Config, weight: np.ndarray, bias: np.ndarray | None, machine: Machine
+    ) -> dict[str, np.ndarray]:
+        """Arrays made of the weights (K, C/g, R, S) and the bias, by the names the calls use. Independent of n, h, w."""
+        raise NotImplementedError
+
+    def pack_tables(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> dict[str, np.ndarray]:
+        """Arrays made of the geometry alone. Independent of n."""
+        return {}
+
+
+# Time of one core that a chunk of work should take: long against handing it out (0.1 us), short against a layer.
+CHUNK_SECONDS = 15e-6
+# Chunks a layer is cut into at least, where it has so many items: cores differ in speed from moment to moment.
+LEAST_CHUNKS = 8
+
+
+def chunk_items(items: int, seconds: float) -> int:
+    """How many of `items` work items, which take `seconds` together, are handed to a thread at a time."""
+    if items <= 1:
+        return 1
+    by_time = int(CHUNK_SECONDS * items / max(seconds, 1e-9))
+    return max(1, min(by_time, items // LEAST_CHUNKS))

@@ -1,0 +1,134 @@
+"""How GEMM-like algorithms choose tiles and blocks: from registers, caches and rates, for any machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waterline.codegen.cpu.gemm import ELEM_BYTES, Tile
+from waterline.machine import Machine
+
+# Cycles around a tile's inner loop: call, addresses, accumulators in and out; and for each row of each run of depth.
+TILE_CYCLES = 24.0
+ROW_POINTER_CYCLES = 1.0
+
+
+@dataclass(frozen=True)
+class Product:
+    """The sizes of the matrix product behind a layer, for one image and one group.
+
+    `rows` x (`runs` * `run_elems`) x `columns`; `row_bytes` is how much fresh input a row needs.
+    """
+
+    rows: int
+    runs: int
+    run_elems: int
+    columns: int
+    groups: int
+    has_table: bool
+    row_bytes: float
+
+    @property
+    def depth(self) -> int:
+        return self.runs * self.run_elems
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.depth * self.columns * self.groups * ELEM_BYTES
+
+
+@dataclass(frozen=True)
+class GemmConfig:
+    """A blocking: the register tile, main tiles in a block of rows, and whether panels are the outer loop."""
+
+    rows: int
+    vectors: int
+    unroll: int
+    block_tiles: int
+    panel_outer: bool
+
+    @property
+    def tile(self) -> Tile:
+        return Tile(self.rows, self.vectors, self.unroll)
+
+
+def clock_hz(machine: Machine) -> float:
+    """The clock at which the measured (or estimated) peak is reached."""
+    per_cycle = machine.lanes() * 2 * (machine.fma_ports if machine.has_fma else 1)
+    return machine.peak() / per_cycle
+
+
+def tile_cycles(product: Product, tile: Tile, rows: int, machine: Machine) -> float:
+    """Cycles of one tile of `rows` rows over the whole depth."""
+    shape = Tile(rows, tile.vectors, tile.unroll)
+    step = shape.cycles_per_depth(machine)
+    panel_bytes = product.depth * tile.vectors * machine.vector_bytes
+    if panel_bytes > machine.l1d_bytes // 2:
+        step = max(step, tile.vectors * machine.vector_bytes * clock_hz(machine) / machine.bytes_per_s("l2"))
+    spare = machine.general_registers - 4
+    if product.has_table and rows > spare:
+        step += (rows - spare) / 2 / tile.unroll  # row pointers that live on the stack are loaded again
+    per_run = ROW_POINTER_CYCLES * rows if product.has_table else 0.0
+    return TILE_CYCLES + product.runs * per_run + product.depth * step + 2.0 * rows * tile.vectors
+
+
+def product_cycles(product: Product, tile: Tile, machine: Machine) -> float:
+    """Cycles of one image with this tile, tiles that are not full included."""
+    lanes = machine.lanes()
+    width = tile.vectors * lanes
+    full_panels, left = divmod(product.columns, width)
+    total = 0.0
+    for count, vectors in ((full_panels, tile.vectors), (1 if left else 0, -(-left // lanes))):
+        if not count:
+            continue
+        shape = Tile(tile.rows, vectors, tile.unroll)
+        full, tail = divmod(product.rows, tile.rows)
+        total += count * full * tile_cycles(product, shape, tile.rows, machine)
+        if tail:
+            total += count * tile_cycles(product, shape, tail, machine)
+    return total * product.groups
+
+
+def product_flops(product: Product, tile: Tile, machine: Machine) -> float:
+    """Operations executed for one image, the unused part of tiles included."""
+    rows = -(-product.rows // tile.rows) * tile.rows if product.rows > tile.rows else product.rows
+    columns = -(-product.columns // machine.lanes()) * machine.lanes()
+    return 2.0 * rows * columns * product.depth * product.groups
+
+
+def tiles(machine: Machine, columns: int, rows: int, unroll: int) -> list[Tile]:
+    """Every tile whose accumulators, weights and broadcast fit the vector registers."""
+    widest = -(-columns // machine.lanes())
+    found = []
+    for vectors in range(1, min(4, widest) + 1):
+        most = (machine.vector_registers - vectors - 1) // vectors
+        found += [Tile(height, vectors, unroll) for height in range(1, min(most, rows, 24) + 1)]
+    return found
+
+
+def gemm_configs(product: Product, machine: Machine, count: int = 4) -> list[GemmConfig]:
+    """The `count` blockings with the least cycles."""
+    unroll = 4 if product.run_elems >= 64 else 2
+    ranked = sorted(
+        tiles(machine, product.columns, max(product.rows, 1), unroll),
+        key=lambda tile: product_cycles(product, tile, machine),
+    )
+    return [_blocked(product, tile, machine) for tile in ranked[:count]]
+
+
+def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
+    """Blocks of rows: what stays in the second-level cache while all panels pass over it, or the other way round."""
+    full = max(1, product.rows // tile.rows)
+    if product.weight_bytes <= machine.l2_bytes // 2:
+        budget = machine.l2_bytes // 4
+        block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, full, 16), False)
+    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True)
+
+
+def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: int) -> float:
+    """One core's time: arithmetic, or the weights from memory where that takes longer."""
+    compute = images * product_cycles(product, config.tile, machine) / clock_hz(machine)
+    level = "l3" if product.weight_bytes <= machine.l3_bytes // 2 else "dram"
+    if product.weight_bytes <= machine.l2_bytes // 2:
+        level = "l2"
+    return max(compute, product.weight_bytes / machine.bytes_per_s(level))

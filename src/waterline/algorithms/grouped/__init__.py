@@ -1,0 +1,6 @@
+"""Grouped convolution, 1 < g < c."""
+
+from waterline.algorithms.grouped.model import Grouped
+
+GROUPED = Grouped()
+__all__ = ["GROUPED"]

@@ -1,0 +1,302 @@
+"""Matrix product on register tiles: the kernel under every algorithm that ends in a GEMM.
+
+`y[row, k] = epilogue(sum_d a[row, d] * w[d, k])`, where the sum runs over `runs` runs of `run` contiguous elements.
+The rows of `a` lie at a constant distance (`row_stride_elems`) or where a table says, one offset a row and run: that
+table is the indirection buffer of Dukhan (2019), and the only difference between GEMM and indirect convolution.
+
+Packed operand (`pack_panels`): panels of `tile.vectors` vectors of columns, each read front to back; the last panel is
+as wide as what is left, rounded up to whole vectors.
+
+Numerics: each element is one chain of multiply-adds in the order of d, starting from the bias, whatever the tile; so
+results depend neither on the blocking nor on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir
+
+from waterline.codegen.cpu import epilogue
+from waterline.codegen.cpu.emitter import F32, I32, I64, PTR, Emitter, Value
+from waterline.codegen.cpu.kernel import Kernel
+from waterline.machine import Machine
+from waterline.spec import Epilogue
+
+ELEM_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one register operation covers: `rows` x `vectors` accumulators; the depth loop is unrolled `unroll` times."""
+
+    rows: int
+    vectors: int
+    unroll: int = 2
+
+    def cycles_per_depth(self, machine: Machine) -> float:
+        """Least cycles of one step of depth: multiply-adds, loads (two a cycle), and the latency of too few chains."""
+        accumulators = self.rows * self.vectors
+        arithmetic = accumulators / machine.fma_ports
+        loads = (self.rows + self.vectors) / 2
+        return max(arithmetic, loads, float(machine.fma_latency))
+
+
+# Words of the argument array.
+X, TABLE, ZERO, PANELS, BIAS, Y, RESIDUAL, IMAGES, ROWS, BLOCKS, X_IMAGE, Y_IMAGE, RESIDUAL_IMAGE = range(13)
+
+
+@dataclass(frozen=True)
+class GemmKernel(Kernel):
+    """The kernel. Items are (image, block of rows, panel) or, with `panel_outer`, (panel, image, block of rows).
+
+    Attributes:
+        runs, run_elems: the depth of the product is runs x run_elems.
+        columns: outputs of one group. groups: independent products side by side; group g reads at g * run_elems.
+        tile: main tile. tails: tile heights for the rows that are left, tallest first.
+        block_tiles: main tiles in a block of rows.
+        row_stride_elems: distance of rows of `a`; 0 where the table gives them. Rows of one run are contiguous.
+        y_stride_elems, residual_stride_elems: distance of rows of the output and of the residual.
+    """
+
+    runs: int
+    run_elems: int
+    columns: int
+    groups: int
+    tile: Tile
+    tails: tuple[int, ...]
+    block_tiles: int
+    panel_outer: bool
+    row_stride_elems: int
+    y_stride_elems: int
+    residual_stride_elems: int
+    epilogue: Epilogue
+
+    @property
+    def has_table(self) -> bool:
+        return self.row_stride_elems == 0
+
+    # ---- panels -------------------------------------------------------------------------------------------------
+    def panel_columns(self, lanes: int) -> int:
+        return self.tile.vectors * lanes
+
+    def panels(self, lanes: int) -> int:
+        """Panels of one group."""
+        return -(-self.columns // self.panel_columns(lanes))
+
+    # ---- emission -----------------------------------------------------------------------------------------------
+    def build(self, emitter: Emitter, args: Value, begin: Value, end: Value, scratch: Value) -> None:
+        e, lanes = emitter, emitter.lanes
+        width = self.panel_columns(lanes)
+        panels = self.panels(lanes)
+        last_columns = self.columns - (panels - 1) * width
+        kinds = {width: self.tile.vectors}  # columns of a panel -> its vectors
+        kinds[last_columns] = -(-last_columns // lanes)
+        heights = (self.tile.rows, *self.tails)
+        if panels == 1:
+            kinds = {last_columns: kinds[last_columns]}
+        tiles = {
+            (rows, columns): _TileFunction(self, e, rows, columns, vectors).emit()
+            for columns, vectors in kinds.items()
+            for rows in dict.fromkeys(heights)
+        }
+
+        words = {i: (e.load_pointer if i <= RESIDUAL else e.load_i64)(args, i * 8) for i in range(RESIDUAL_IMAGE + 1)}
+        depth = self.runs * self.run_elems
+        group_bytes = ((panels - 1) * width + -(-last_columns // lanes) * lanes) * depth * ELEM_BYTES
+        with e.loop(begin, end, name="item") as item:
+            if self.panel_outer:
+                block = e.builder.urem(item, words[BLOCKS])
+                rest = e.builder.udiv(item, words[BLOCKS])
+                image = e.builder.urem(rest, words[IMAGES])
+                panel_index = e.builder.udiv(rest, words[IMAGES])
+            else:
+                panel_index = e.mod(item, self.groups * panels)
+                rest = e.div(item, self.groups * panels)
+                block = e.builder.urem(rest, words[BLOCKS])
+                image = e.builder.udiv(rest, words[BLOCKS])
+            group = e.div(panel_index, panels)
+            panel = e.mod(panel_index, panels)
+            column = e.add(e.mul(group, self.columns), e.mul(panel, width))
+            x = e.at(words[X], e.add(e.mul(image, words[X_IMAGE]), e.mul(group, self.run_elems * ELEM_BYTES)))
+            weights = e.at(words[PANELS], e.add(e.mul(group, group_bytes), e.mul(panel, width * depth * ELEM_BYTES)))
+            bias = e.at(words[BIAS], e.mul(column, ELEM_BYTES)) if self.epilogue.bias else words[BIAS]
+            y = e.at(words[Y], e.add(e.mul(image, words[Y_IMAGE]), e.mul(column, ELEM_BYTES)))
+            residual = words[RESIDUAL]
+            if self.epilogue.residual:
+                residual = e.at(residual, e.add(e.mul(image, words[RESIDUAL_IMAGE]), e.mul(column, ELEM_BYTES)))
+            if len(kinds) == 1:
+                self._emit_rows(e, tiles, next(iter(kinds)), words, block, x, weights, bias, y, residual)
+            else:
+                is_last = e.builder.icmp_unsigned("==", panel, e.index(panels - 1))
+                with e.builder.if_else(is_last) as (then, otherwise):
+                    with then:
+                        self._emit_rows(e, tiles, last_columns, words, block, x, weights, bias, y, residual)
+                    with otherwise:
+                        self._emit_rows(e, tiles, width, words, block, x, weights, bias, y, residual)
+
+    def _emit_rows(
+        self,
+        e: Emitter,
+        tiles: dict[tuple[int, int], ir.Function],
+        columns: int,
+        words: dict[int, Value],
+        block: Value,
+        x: Value,
+        weights: Value,
+        bias: Value,
+        y: Value,
+        residual: Value,
+    ) -> None:
+        """The main tiles of a block of rows and, in the last block, the rows that are left."""
+
+        def call(height: int, row: Value) -> None:
+            if self.has_table:
+                data = x
+                table = e.at(words[TABLE], e.mul(row, self.runs * 4))
+            else:
+                data = e.at(x, e.mul(row, self.row_stride_elems * ELEM_BYTES))
+                table = words[TABLE]
+            out = e.at(y, e.mul(row, self.y_stride_elems * ELEM_BYTES))
+            added = residual
+            if self.epilogue.residual:
+                added = e.at(residual, e.mul(row, self.residual_stride_elems * ELEM_BYTES))
+            e.builder.call(tiles[height, columns], [data, table, words[ZERO], weights, bias, out, added])
+
+        main = self.tile.rows
+        full = e.div(words[ROWS], main)
+        first = e.mul(block, self.block_tiles)
+        last = e.minimum(full, e.add(first, self.block_tiles))
+        with e.loop(first, last, name="tile") as tile:
+            call(main, e.mul(tile, main))
+        if not self.tails:
+            return
+        with e.when(e.builder.icmp_unsigned("==", e.add(block, 1), words[BLOCKS])):
+            row = e.mul(full, main)
+            for height in self.tails:
+                count = e.div(e.sub(words[ROWS], row), height)
+                with e.loop(0, count, name="tail") as i:
+                    call(height, e.add(row, e.mul(i, height)))
+                row = e.add(row, e.mul(count, height))
+
+
+class _TileFunction:
+    """The function of one tile: all runs of depth, then the epilogue, then the only store."""
+
+    def __init__(self, kernel: GemmKernel, entry: Emitter, rows: int, columns: int, vectors: int) -> None:
+        self.kernel = kernel
+        self.rows = rows
+        self.columns = columns
+        self.vectors = vectors
+        name = f"{entry.function.name}_tile{rows}x{columns}"
+        self.e = Emitter(entry.module, entry.machine, name, [PTR] * 7, internal=True, noinline=True)
+
+    def emit(self) -> ir.Function:
+        e, kernel = self.e, self.kernel
+        x, table, zero, weights, bias, y, residual = e.arguments
+        if kernel.epilogue.bias:
+            start = [e.load_vector(bias, v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
+        else:
+            start = [e.splat(0.0)] * self.vectors
+        sums = start * self.rows
+        if kernel.runs == 1:
+            _, sums = self._run(self._row_addresses(x, table, zero), weights, sums)
+        else:
+            with e.carried_loop(0, kernel.runs, 1, [weights, table, *sums], name="run") as loop:
+                panel, offsets, *partial = loop.values
+                addresses = self._row_addresses(x, offsets, zero)
+                panel, partial = self._run(addresses, panel, partial)
+                loop.carry([panel, e.at(offsets, self.rows * 4), *partial])
+            sums = loop.results[2:]
+        counts = epilogue.vector_counts(self.columns, e.lanes)
+        places = [
+            epilogue.Place(i * kernel.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
+            for i in range(self.rows)
+        ]
+        epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, residual)
+        e.finish()
+        return e.function
+
+    def _row_addresses(self, x: Value, table: Value, zero: Value) -> list[tuple[Value, int]]:
+        """For each row its address as (pointer, constant bytes)."""
+        e = self.e
+        if not self.kernel.has_table:
+            return [(x, i * self.kernel.row_stride_elems * ELEM_BYTES) for i in range(self.rows)]
+        addresses = []
+        for i in range(self.rows):
+            offset = e.load(table, I32, i * 4, 4)
+            inside = e.at(x, e.mul(e.builder.sext(offset, I64), ELEM_BYTES))
+            outside = e.builder.icmp_signed("<", offset, ir.Constant(I32, 0))
+            addresses.append((e.builder.select(outside, zero, inside), 0))
+        return addresses
+
+    def _run(self, rows: list[tuple[Value, int]], panel: Value, sums: list[Value]) -> tuple[Value, list[Value]]:
+        """One run of depth: `sums += a[rows, run] x w[run, panel]`. Returns the panel's next address and the sums."""
+        e, length = self.e, self.kernel.run_elems
+        unroll = min(self.kernel.tile.unroll, length)
+        main = length - length % unroll
+        if main == unroll:
+            panel, sums = self._steps(rows, e.index(0), panel, sums, unroll)
+        else:
+            with e.carried_loop(0, main * ELEM_BYTES, unroll * ELEM_BYTES, [panel, *sums], name="depth") as loop:
+                panel, *partial = loop.values
+                panel, partial = self._steps(rows, loop.index, panel, partial, unroll)
+                loop.carry([panel, *partial])
+            panel, *sums = loop.results
+        if length % unroll:
+            panel, sums = self._steps(rows, e.index(main * ELEM_BYTES), panel, sums, length % unroll)
+        return panel, sums
+
+    def _steps(
+        self, rows: list[tuple[Value, int]], offset: Value, panel: Value, sums: list[Value], count: int
+    ) -> tuple[Value, list[Value]]:
+        e, sums = self.e, list(sums)
+        step_bytes = self.vectors * e.lanes * ELEM_BYTES
+        for step in range(count):
+            weights = [e.load_vector(panel, step * step_bytes + v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
+            for i, (pointer, constant) in enumerate(rows):
+                value = e.splat(e.load(e.at(pointer, offset), F32, constant + step * ELEM_BYTES))
+                for v in range(self.vectors):
+                    at = i * self.vectors + v
+                    sums[at] = e.multiply_add(value, weights[v], sums[at])
+        return e.at(panel, count * step_bytes), sums
+
+
+def pack_panels(weight: np.ndarray, groups: int, vectors: int, lanes: int) -> np.ndarray:
+    """Weights (groups * columns, depth) -> the panels that `GemmKernel` reads, zero where the last vector is not full.
+
+    Returns a flat float32 array: for each group, for each panel, for each d, the panel's columns.
+    """
+    columns = weight.shape[0] // groups
+    depth = weight.shape[1]
+    width = vectors * lanes
+    padded = -(-columns // lanes) * lanes
+    source = weight.reshape(groups, columns, depth)
+    packed = np.zeros((groups, padded * depth), np.float32)
+    for first in range(0, columns, width):
+        wide = min(width, padded - first)
+        used = min(wide, columns - first)
+        panel = packed[:, first * depth : (first + wide) * depth].reshape(groups, depth, wide)
+        panel[:, :, :used] = source[:, first : first + used].transpose(0, 2, 1)
+    return packed.reshape(-1)
+
+
+def pack_bias(bias: np.ndarray, lanes: int) -> np.ndarray:
+    """The bias with slack behind it, so that the last vector of a panel may be read whole."""
+    packed = np.zeros(bias.size + lanes, np.float32)
+    packed[: bias.size] = bias
+    return packed
+
+
+def row_tails(rows: int, tile_rows: int) -> tuple[int, ...]:
+    """Tile heights for a number of rows that is known: none, or exactly what is left."""
+    left = rows % tile_rows
+    return (left,) if left else ()
+
+
+def any_tails(tile_rows: int) -> tuple[int, ...]:
+    """Tile heights that together cover any remainder below `tile_rows`."""
+    heights: Sequence[int] = [h for h in (8, 4, 2, 1) if h < tile_rows]
+    return tuple(heights)
