@@ -175,7 +175,7 @@ class Comparison:
     Attributes:
         max_error: the largest absolute difference among finite elements.
         ratio: the largest of difference / bound.
-        where: index of the element with the largest ratio, or of the first disagreement. Empty where nothing is compared.
+        where: index of the element with the largest ratio, or of the first disagreement; empty if none is compared.
         actual, expected: the values there.
         disagreements: elements that are NaN or infinite on one side only, or infinite with another sign.
     """
