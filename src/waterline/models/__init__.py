@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from waterline.errors import InvalidArgument
 from waterline.models.branched import densenet, googlenet, inception_v3
+from waterline.models.layer import build_layer
 from waterline.models.mobile import efficientnet_b0, mobilenet_v2, mobilenet_v3_large, shufflenet_v2
 from waterline.models.modern import convfirst, convnext
 from waterline.models.network import Network, Tensor
@@ -17,7 +18,7 @@ from waterline.models.plain import alexnet, overfeat, squeezenet, vgg
 from waterline.models.resnet import regnet_y, resnet
 from waterline.spec import ConvSpec
 
-__all__ = ["build", "convolutions", "default_image_size", "names"]
+__all__ = ["build", "build_layer", "convolutions", "default_image_size", "names"]
 
 
 @dataclass(frozen=True)

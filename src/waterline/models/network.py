@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
@@ -98,7 +99,7 @@ class Network:
         inputs = [x.name, self._normal(f"{name}.weight", (k, spec.group_c, r, s), (fan_in * x.mean_square) ** -0.5)]
         if bias:
             inputs.append(self._normal(f"{name}.bias", (k,), 0.1))
-        attributes = {
+        attributes: dict[str, Any] = {
             "kernel_shape": [r, s],
             "strides": [stride, stride],
             "pads": list(pads),
@@ -277,7 +278,7 @@ class Network:
         inputs: list[str],
         shape: tuple[int, ...],
         moments: tuple[float, float] = (0.0, 1.0),
-        **attributes: object,
+        **attributes: Any,
     ) -> Tensor:
         self._names.add(name)
         self._model.graph.node.append(helper.make_node(op, inputs, [name], name=name, **attributes))
@@ -296,7 +297,7 @@ class Network:
     ) -> Tensor:
         c, *size = x.shape
         shape = (c, *(_pooled(d, kernel, stride, pad, ceil_mode) for d in size))
-        attributes = {
+        attributes: dict[str, Any] = {
             "kernel_shape": [kernel, kernel],
             "strides": [stride, stride],
             "pads": [pad] * 4,

@@ -1,0 +1,101 @@
+"""The protocol of every comparison: engines interleaved in one run, beside the machine's peak, checked afterwards."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from waterline.bench.engine import Engine
+from waterline.bench.records import Record, measurement
+from waterline.bench.timing import Protocol, Ratio, interleave
+from waterline.errors import Error
+from waterline.machine import Machine
+from waterline.runtime.calibration import measure_peak
+
+AGREEMENT = 1e-3  # of the largest output: far above rounding, far below a wrong layer; `waterline check` is strict
+_PEAK_S = 0.005
+
+
+def compare(
+    engines: Mapping[str, Engine],
+    machine: Machine,
+    *,
+    flops: int,
+    threads: int,
+    labels: Mapping[str, Any],
+    variant_labels: Mapping[str, Mapping[str, Any]] | None = None,
+    protocol: Protocol | None = None,
+    on_round: Callable[[int, float], None] | None = None,
+) -> list[Record]:
+    """Measure engines against each other.
+
+    Args:
+        engines: variant -> engine. Variants are compared with the first one, which is ours.
+        flops: of one call, by the direct algorithm.
+        threads: that every engine uses, and the peak that efficiencies refer to.
+        labels: go into every record; `variant_labels` into a variant's own.
+
+    Returns:
+        A record for each variant. `ratio` is how many times as long as the first it took, by the medians of each round.
+
+    Raises:
+        Error: the results disagree.
+    """
+    peaks: list[float] = []
+    timings = interleave(
+        {name: engine.run for name, engine in engines.items()},
+        protocol,
+        each_round=lambda: peaks.append(measure_peak(machine, _PEAK_S, threads)),
+        on_round=on_round,
+    )
+    first = next(iter(engines))
+    agreements = _agreements(engines, first)
+    records = []
+    for name, engine in engines.items():
+        record = measurement(
+            timings[name],
+            flops=flops,
+            peak_flops_per_s=statistics.median(peaks),
+            **labels,
+            engine=engine.name,
+            threads=threads,
+            **(variant_labels or {}).get(name, {}),
+        )
+        record["ratio"] = vars(Ratio.between(timings[name], timings[first]))
+        record["disagreement"] = agreements[name]
+        records.append(record)
+    return records
+
+
+def _agreements(engines: Mapping[str, Engine], first: str) -> dict[str, float]:
+    """Variant -> the largest difference from the first one's outputs, as a share of the largest of those."""
+    expected = [np.array(value) for value in engines[first].run()]
+    differences = {}
+    for name, engine in engines.items():
+        differences[name] = difference([np.asarray(value) for value in engine.run()], expected)
+        if not differences[name] <= AGREEMENT:
+            raise Error(
+                f"{name} and {first} disagree by {differences[name]:.2g} of the largest output",
+                "one of them computes something else: `waterline check` tells whether it is this one",
+            )
+    return differences
+
+
+def difference(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+    """The largest difference over all outputs, as a share of that output's largest value. Infinite if shapes differ."""
+    if [value.shape for value in actual] != [value.shape for value in expected]:
+        return float("inf")
+    worst = 0.0
+    for ours, theirs in zip(actual, expected, strict=True):
+        if theirs.size:
+            worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)))
+    return worst
+
+
+def fastest_peer(records: Sequence[Record]) -> Record | None:
+    """Of one comparison: the peer with the lowest median; None if there is no peer."""
+    peers = [record for record in records if record["engine"] != "waterline"]
+    return min(peers, key=lambda record: float(record["median_ms"]), default=None)

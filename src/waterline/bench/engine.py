@@ -1,0 +1,42 @@
+"""`Engine`: a network prepared to run, whoever runs it. What the protocols compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Model = Any  # an onnx.ModelProto, or the path of a file
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be run.
+
+    Attributes:
+        model: an ONNX model, or the path of a file.
+        inputs: name -> array, as the model wants them; their first axis is the batch.
+        threads: that the engine may compute on.
+        dtype: "float32".
+    """
+
+    model: Model
+    inputs: Mapping[str, np.ndarray]
+    threads: int
+    dtype: str = "float32"
+
+    def model_bytes_or_path(self) -> bytes | str:
+        """For engines that do not know `ModelProto`."""
+        return str(self.model) if isinstance(self.model, str | Path) else self.model.SerializeToString()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network that is ready. `run` computes the outputs of the task's inputs, in the model's order."""
+
+    name: str
+    version: str
+    run: Callable[[], list[np.ndarray]]

@@ -1,0 +1,46 @@
+"""The engines that Waterline is compared with, each as an optional dependency: name -> module with `prepare(task)`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from waterline.bench.engine import Engine, Task
+from waterline.errors import InvalidArgument
+
+# name -> (module, the package that it needs, how to get it)
+PEERS = {
+    "onnxruntime": ("onnxruntime_peer", "onnxruntime", "pip install 'waterline[peers]'"),
+    "openvino": ("openvino_peer", "openvino", "pip install 'waterline[peers]'"),
+    "torch": ("torch_peer", "torch", "pip install 'waterline[torch]'"),
+    "inductor": ("inductor_peer", "torch", "pip install 'waterline[torch]'"),
+}
+
+
+def check_name(name: str) -> str:
+    """The name, if there is such a peer.
+
+    Raises:
+        InvalidArgument: there is none; the hint names the closest.
+    """
+    if name not in PEERS:
+        close = difflib.get_close_matches(name, PEERS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"peers are {', '.join(PEERS)}"
+        raise InvalidArgument(f"there is no peer {name!r}", hint)
+    return name
+
+
+def prepare(name: str, task: Task) -> Engine:
+    """Load and warm a peer, with float32 arithmetic, the task's number of threads and otherwise its own defaults.
+
+    Raises:
+        InvalidArgument: no such peer, or its package is not installed.
+    """
+    module, package, command = PEERS[check_name(name)]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise InvalidArgument(
+            f"the peer {name!r} needs {package}, which cannot be imported: {error}", command
+        ) from error
+    return importlib.import_module(f"waterline.bench.peers.{module}").prepare(task)

@@ -1,0 +1,25 @@
+"""PyTorch compiled by Inductor with frozen weights, its advice for inference on CPUs. Needs a C++ compiler."""
+
+from __future__ import annotations
+
+import torch
+import torch._inductor.config
+
+from waterline.bench.engine import Engine, Task
+from waterline.bench.peers.torch_peer import load, run
+from waterline.errors import InvalidArgument
+
+
+def prepare(task: Task) -> Engine:
+    module, inputs = load(task)
+    torch.set_num_threads(task.threads)  # compiled in: Inductor generates code for the number that is set
+    with torch._inductor.config.patch(freezing=True):
+        compiled = torch.compile(module, dynamic=False)
+        try:
+            run(compiled, inputs, task.threads)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InvalidArgument(
+                f"the peer 'inductor' cannot compile: {reason}", "it needs a C++ compiler; or leave it out of --vs"
+            ) from error
+    return Engine("inductor", torch.__version__, lambda: run(compiled, inputs, task.threads))

@@ -1,0 +1,68 @@
+"""Results against float64: a network within the noise of float32, a layer within its algorithm's bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+import waterline
+from waterline.algorithms import by_name
+from waterline.bench.workload import Workload
+from waterline.errors import Error
+from waterline.planner.plan import Plan
+from waterline.reference import Comparison, compare, conv2d, conv_bound, network_bound, run
+from waterline.spec import ConvSpec
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One layer by one algorithm. `algorithm` is the one that ran."""
+
+    spec: ConvSpec
+    algorithm: str
+    comparison: Comparison
+
+
+def check_network(
+    workload: Workload, inputs: Mapping[str, np.ndarray], results: Sequence[np.ndarray], plan: Plan, trials: int = 2
+) -> dict[str, Comparison]:
+    """Output -> how far `results` is from the truth. Costs `2 + 2 trials` slow runs.
+
+    Args:
+        trials: noisy runs that the bound is made of, see `waterline.reference.network_bound`.
+    """
+    graph = workload.graph(batch=next(iter(inputs.values())).shape[0])
+    factors = {step.name: by_name(step.algorithm).tolerance(step.spec) for step in plan.steps if step.spec is not None}
+    bounds = network_bound(graph, inputs, factors, trials=trials)
+    truth = run(graph, inputs)
+    return {
+        name: compare(np.asarray(result), truth[name], bounds[name])
+        for name, result in zip(graph.outputs, results, strict=True)
+    }
+
+
+def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> LayerCheck:
+    """Compute a layer on random data by an algorithm (None: the planner's choice).
+
+    Args:
+        arguments: of `waterline.compile`.
+
+    Raises:
+        Refused: the algorithm does not serve the layer.
+        Error: another algorithm ran than the one asked for.
+    """
+    workload = Workload.layer(spec)
+    inputs = workload.inputs(spec.n)
+    options = {"algorithms": [algorithm]} if algorithm else {}
+    net = waterline.compile(workload.model, inputs["input"], options=options, **arguments)
+    result = np.asarray(net(inputs["input"]))
+    (used,) = {step.algorithm for step in net.plan.steps if step.spec is not None}
+    if algorithm and used != algorithm:
+        raise Error(f"{spec.id}: {algorithm} was asked for, {used} ran")
+    weight = numpy_helper.to_array(workload.model.graph.initializer[0]).astype(np.float64)
+    bound = conv_bound(spec, inputs["input"], weight, by_name(used).tolerance(spec))
+    return LayerCheck(spec, used, compare(result, conv2d(inputs["input"], weight, None, spec), bound))

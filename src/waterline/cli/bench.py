@@ -1,0 +1,144 @@
+"""`waterline bench`: latency of networks or single layers, interleaved with other engines in one run."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from waterline import api
+from waterline.bench import ours, peers, records
+from waterline.bench.comparison import compare
+from waterline.bench.engine import Engine, Task
+from waterline.bench.records import Record
+from waterline.bench.timing import Protocol
+from waterline.bench.workload import Workload, flops
+from waterline.cli.common import (
+    MODEL_HELP,
+    Progress,
+    add_dtype,
+    add_image_size,
+    algorithm_names,
+    check_writable,
+    layer_specs,
+    list_of,
+    positive,
+    seconds,
+    unique,
+    write_json,
+)
+from waterline.errors import InvalidArgument, Refused
+from waterline.report import tables
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="*", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--conv", nargs="+", metavar="SPEC", help="instead of models: ids of layers, or files of them")
+    parser.add_argument("--algorithm", type=list_of(str), metavar="A,..", help="algorithms to compare (with --conv)")
+    parser.add_argument("--vs", type=list_of(str), default=[], metavar="PEER,..", help=f"of {', '.join(peers.PEERS)}")
+    parser.add_argument("--batch", type=list_of(positive), metavar="N,..", help="default: 1, or what a layer's id says")
+    parser.add_argument("--threads", type=list_of(positive), metavar="N,..", help="default: the physical cores")
+    parser.add_argument("--seconds", type=seconds, default=3.0, metavar="S", help="for each comparison (default: 3)")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the records as one list (`-`: to stdout, without the table)"
+    )
+    parser.add_argument("--append", metavar="FILE", help="add the records to a file of JSON lines")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    add_image_size(parser)
+    add_dtype(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    if bool(arguments.model) == bool(arguments.conv):
+        raise InvalidArgument("give either MODEL... or --conv SPEC...", "`waterline bench --help` shows both")
+    if arguments.algorithm and not arguments.conv:
+        raise InvalidArgument("--algorithm compares the ways to compute a layer", "give layers: --conv SPEC...")
+    algorithms = algorithm_names(arguments.algorithm)
+    vs = unique([peers.check_name(name) for name in arguments.vs])
+    check_writable(arguments.json)
+    check_writable(arguments.append)
+
+    progress = Progress()
+    machine = api.machine(on_progress=lambda text: progress.show(f"measuring {text}"))
+    threads = unique(arguments.threads or [machine.cores])
+    for count in threads:
+        if count > machine.cores:
+            raise InvalidArgument(
+                f"{count} threads on {machine.cores} physical cores would wait for each other",
+                f"use at most {machine.cores}",
+            )
+    protocol = Protocol(seconds=arguments.seconds)
+    found: list[Record] = []
+    for build, batches in _workloads(arguments):
+        workload = build()
+        for batch, count in itertools.product(batches, threads):
+            inputs = workload.inputs(batch)
+            task = Task(workload.model, inputs, count, arguments.dtype)
+            engines, labels = _engines(task, vs, algorithms, progress, workload.name)
+            versions = {engine.name: engine.version for engine in engines.values()}
+            measured = compare(
+                engines,
+                machine,
+                flops=flops(workload.graph(batch)),
+                threads=count,
+                labels={"model": workload.name, "dtype": arguments.dtype, "batch": batch},
+                variant_labels=labels,
+                protocol=protocol,
+                on_round=_shower(progress, f"{workload.name}, batch {batch}, {count} threads"),
+            )
+            common = records.environment(machine, versions)
+            measured = [{**common, **record} for record in measured]
+            if arguments.append:
+                records.append(Path(arguments.append), measured)
+            found += measured
+    progress.clear()
+    if arguments.json:
+        write_json(arguments.json, found)
+    if arguments.json != "-":
+        table = tables.comparison(found)
+        if arguments.markdown:
+            print(table.to_markdown())
+        else:
+            table.print(sys.stdout)
+    return 0
+
+
+def _workloads(arguments: argparse.Namespace) -> list[tuple[Callable[[], Workload], Sequence[int]]]:
+    """How to build each workload (one at a time: a network may be half a gigabyte), and its batches."""
+    if not arguments.conv:
+        size = arguments.image_size
+        return [
+            (lambda name=name: Workload.named(name, size), arguments.batch or [1]) for name in unique(arguments.model)
+        ]
+    specs = layer_specs(arguments.conv)
+    return [(lambda spec=spec: Workload.layer(spec), arguments.batch or [spec.n]) for spec in specs]
+
+
+def _engines(
+    task: Task, vs: Sequence[str], algorithms: Sequence[str], progress: Progress, name: str
+) -> tuple[dict[str, Engine], dict[str, dict[str, Any]]]:
+    """Variant -> engine, ours first; and the labels that tell our variants apart."""
+    engines: dict[str, Engine] = {}
+    labels: dict[str, dict[str, Any]] = {}
+    for algorithm in algorithms:
+        try:
+            engines[f"waterline ({algorithm})"] = ours.prepare(task, {"algorithms": [algorithm]})
+        except Refused as refusal:
+            progress.say(f"{name}: {algorithm} is left out: {refusal.message}")
+            continue
+        labels[f"waterline ({algorithm})"] = {"algorithm": algorithm}
+    if not algorithms:
+        engines["waterline"] = ours.prepare(task)
+    if not engines:
+        raise Refused(f"{name}: no algorithm that was asked for serves this layer", "leave --algorithm out")
+    for peer in vs:
+        progress.show(f"{name}: preparing {peer}")
+        engines[peer] = peers.prepare(peer, task)
+    return engines, labels
+
+
+def _shower(progress: Progress, what: str) -> Callable[[int, float], None]:
+    return lambda rounds, share: progress.show(f"{what}: {rounds} rounds, {100 * share:.0f} %")

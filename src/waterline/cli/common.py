@@ -1,0 +1,157 @@
+"""What several commands share: arguments, progress on stderr, JSON on stdout or in a file."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import waterline
+from waterline.bench import layers
+from waterline.errors import InvalidArgument
+from waterline.spec import ConvSpec
+
+MODEL_HELP = "a name of the zoo, or the path of an ONNX file"
+
+
+def positive(text: str) -> int:
+    """argparse's type for counts."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def list_of(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """argparse's type for values separated by commas."""
+
+    def parse_list(text: str) -> list[Any]:
+        return [parse(part.strip()) for part in text.split(",")]
+
+    return parse_list
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_image_size(parser)
+
+
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image-size", type=positive, metavar="N", help="height and width, for networks of the zoo")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="default: the physical cores this process may use"
+    )
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dtype", default="float32", metavar="D", help="of the arithmetic (default: float32)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def write_json(path: str, value: Any) -> None:
+    """To a file, or to stdout if the path is `-`."""
+    if path == "-":
+        print_json(value)
+    else:
+        Path(path).write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_writable(path: str | None) -> None:
+    """Find out before an hour of measurement, not after it. Leaves the file as it is.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path is not None and path != "-":
+        with open(path, "ab"):
+            pass
+
+
+def unique(values: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+class Progress:
+    """Lines of text on stderr: overwritten in place on a terminal, silent elsewhere but for `say`."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._shown = 0
+        self._last = 0.0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        print(text, file=sys.stderr, flush=True)
+
+    def show(self, text: str) -> None:
+        """A line that the next one replaces; ten a second at most."""
+        now = time.monotonic()
+        if self._is_terminal and now - self._last > 0.1:
+            self._last = now
+            print("\r" + text.ljust(self._shown), end="", file=sys.stderr, flush=True)
+            self._shown = len(text)
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r" + " " * self._shown + "\r", end="", file=sys.stderr, flush=True)
+            self._shown = 0
+
+
+def layer_specs(arguments: Sequence[str]) -> list[ConvSpec]:
+    """Layers from ids and files of ids, each once.
+
+    Raises:
+        InvalidArgument: neither an id nor a file.
+    """
+    specs: list[ConvSpec] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            raise InvalidArgument(f"{argument!r} is a directory", "give a file with one layer's id a line")
+        specs += layers.read(path) if path.is_file() else [ConvSpec.parse(argument)]
+    return unique(specs)
+
+
+def algorithm_names(names: Sequence[str] | None) -> list[str]:
+    """The names, if there are such algorithms.
+
+    Raises:
+        InvalidArgument: one is unknown; the hint names the closest.
+    """
+    known = waterline.algorithms()
+    for name in names or ():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"algorithms are {', '.join(known)}"
+            raise InvalidArgument(f"there is no algorithm {name!r}", hint)
+    return list(names or ())

@@ -1,0 +1,40 @@
+"""`waterline profile`: time and efficiency of every layer, beside the bound that no implementation can beat."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import waterline
+from waterline.bench.workload import Workload
+from waterline.cli.common import add_engine, add_json, add_network, positive, seconds
+from waterline.report.tables import per_layer
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    add_engine(parser)
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to measure (default: 2)")
+    form = parser.add_mutually_exclusive_group()
+    add_json(form)
+    form.add_argument("--csv", action="store_true", help="print CSV instead of text")
+    form.add_argument("--markdown", action="store_true", help="print Markdown instead of text")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    workload = Workload.named(arguments.model, arguments.image_size)
+    inputs = workload.inputs(arguments.batch)
+    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype)
+    report = net.profile(*inputs.values(), seconds=arguments.seconds)
+    if arguments.json:
+        print(report.to_json())
+    elif arguments.csv:
+        print(report.to_csv().rstrip("\n"))
+    else:
+        table = per_layer(report.to_dict(), f"{workload.name}, batch {arguments.batch}, {arguments.dtype}")
+        if arguments.markdown:
+            print(table.to_markdown())
+        else:
+            table.print(sys.stdout)
+    return 0
