@@ -14,8 +14,14 @@ def concat(op: Concat, *inputs: Array) -> Array:
 
 
 def slice_(op: Slice, x: Array) -> Array:
-    ranges = op.ranges(x.shape)
-    return x[tuple(slice(r.start, r.stop if r.stop >= 0 else None, r.step) for r in ranges)]
+    return x[tuple(as_slice(kept) for kept in op.ranges(x.shape))]
+
+
+def as_slice(kept: range) -> slice:
+    """The slice that takes these indices. A range says -1 where it stops in front of the first element, or is empty."""
+    if len(kept) == 0:
+        return slice(0, 0)
+    return slice(kept.start, kept.stop if kept.stop >= 0 else None, kept.step)
 
 
 def pad(op: Pad, x: Array) -> Array:
@@ -65,10 +71,12 @@ def resize(op: Resize, x: Array) -> Array:
 def coordinates(op: Resize, count: int, size: int, scale: float | None) -> Array:
     """For each of `count` outputs the position in an input axis of `size` elements.
 
-    Where the scale is `count / size` the product comes before the division: positions that are whole numbers or halves
-    come out exactly, and rounding them is not a matter of luck.
+    With a scale, ONNX's "length of the resized axis" is `size * scale`, not rounded down to `count`. Without, the scale
+    is `count / size`, and the product comes before the division: positions that are whole numbers or halves come out
+    exactly, and rounding them is not a matter of luck.
     """
     i = np.arange(count, dtype=np.float64)
+    length = count if scale is None else size * scale
 
     def shrink(position: Array) -> Array:
         return position * size / count if scale is None else position / scale
@@ -76,9 +84,9 @@ def coordinates(op: Resize, count: int, size: int, scale: float | None) -> Array
     if op.coordinates == "asymmetric":
         return shrink(i)
     if op.coordinates == "align_corners":
-        return i * (size - 1) / (count - 1) if count > 1 else np.zeros(1)
-    if op.coordinates == "pytorch_half_pixel" and count == 1:
-        return np.zeros(1)
+        return i * (size - 1) / (length - 1) if length > 1 else np.zeros(count)
+    if op.coordinates == "pytorch_half_pixel" and length <= 1:
+        return np.zeros(count)
     return shrink(i + 0.5) - 0.5
 
 
