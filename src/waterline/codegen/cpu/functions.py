@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
-from waterline.codegen.cpu.emitter import F64, I32, I64, Emitter, Value, suffix
+from waterline.codegen.cpu.emitter import I32, Emitter, Value, suffix
 from waterline.spec import Activation
 
 LOG2_E = math.log2(math.e)
@@ -107,11 +107,15 @@ def is_nan(e: Emitter, a: Value, c: Value | None = None) -> Value:
 
 def maximum(e: Emitter, a: Value, c: Value) -> Value:
     """The greater; NaN where either is NaN."""
+    if e.machine.arch == "aarch64":
+        return call(e, "maximum", a, c)
     return e.builder.select(is_nan(e, a), a, above(e, a, c))
 
 
 def minimum(e: Emitter, a: Value, c: Value) -> Value:
     """The lesser; NaN where either is NaN."""
+    if e.machine.arch == "aarch64":
+        return call(e, "minimum", a, c)
     return e.builder.select(is_nan(e, a), a, below(e, a, c))
 
 
