@@ -66,6 +66,16 @@ def test_depthwise_and_grouped():
         assert_close(conv2d(x, weight, None, spec), torch_conv(x, weight, spec))
 
 
+def test_upsampled_conv2d_is_a_transposed_convolution():
+    """The gradient of a strided convolution: zeros between the inputs, the filter turned, its channels exchanged."""
+    random = np.random.default_rng(7)
+    x, weight = whole(random, 2, 4, 3, 5), whole(random, 4, 3, 3, 2)
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    spec = ConvSpec(2, 4, 3, 5, 3, 3, 2, pad=(2, 1, 2, 1), upsample=(2, 3))
+    expected = F.conv_transpose2d(tensor(x), tensor(weight), stride=(2, 3))
+    np.testing.assert_array_equal(conv2d(x, turned, None, spec), expected.numpy())
+
+
 def test_epilogue_order():
     """bias, before, residual, after: with numbers for which every other order gives something else."""
     clip = Activation("clip", (-1.0, 2.0))

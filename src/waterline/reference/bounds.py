@@ -67,7 +67,8 @@ def conv_bound(
         if bias is not None:
             shift = np.asarray(bias, np.float64)[:, None, None]
             value, magnitude = value + shift, magnitude + np.abs(shift)
-        error = factor * eps * (spec.group_c * spec.taps + 2) * magnitude
+        depth = spec.group_c * spec.taps  # inserted zeros count: an upper bound is wanted
+        error = factor * eps * (depth + 2) * magnitude
         value, error = activation_bound(epilogue.before, value, error, eps)
         if residual is not None:
             value = value + residual

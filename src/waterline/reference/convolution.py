@@ -33,14 +33,25 @@ def multiply_groups(weight: Array, x: Array) -> Array:
     return np.matmul(weight, x.reshape(n, groups, group_c, p * q)).reshape(n, groups * group_k, p, q)
 
 
+def upsample(x: Array, steps: tuple[int, int]) -> Array:
+    """x with `steps` minus one zeros between neighbours along H and W."""
+    if steps == (1, 1):
+        return x
+    n, c, h, w = x.shape
+    y = np.zeros((n, c, (h - 1) * steps[0] + 1, (w - 1) * steps[1] + 1))
+    y[:, :, :: steps[0], :: steps[1]] = x
+    return y
+
+
 def correlate(x: Array, weight: Array, spec: ConvSpec) -> Array:
     """The bare sum of `spec`, without its epilogue: x (N,C,H,W), weight (K,C/g,R,S) -> (N,K,P,Q)."""
+    x = upsample(x, spec.upsample)
     y = np.zeros((x.shape[0], spec.k, spec.p, spec.q))
     grouped = weight.reshape(spec.groups, spec.group_k, spec.group_c, spec.r, spec.s)
     for r in range(spec.r):
-        rows, from_rows = reach(spec.p, spec.stride[0], r * spec.dilation[0] - spec.pad[0], spec.h)
+        rows, from_rows = reach(spec.p, spec.stride[0], r * spec.dilation[0] - spec.pad[0], x.shape[2])
         for s in range(spec.s):
-            columns, from_columns = reach(spec.q, spec.stride[1], s * spec.dilation[1] - spec.pad[1], spec.w)
+            columns, from_columns = reach(spec.q, spec.stride[1], s * spec.dilation[1] - spec.pad[1], x.shape[3])
             y[:, :, rows, columns] += multiply_groups(grouped[..., r, s], x[:, :, from_rows, from_columns])
     return y
 
