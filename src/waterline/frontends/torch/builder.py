@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from waterline.errors import InvalidModel
+from waterline.frontends.torch.batch import follow
 from waterline.graph import Node
 from waterline.graph.ops import Binary, Op, Reshape, Shape, Transpose, Unary
 from waterline.spec import Activation
@@ -20,11 +21,15 @@ class Unsupported(Exception):  # noqa: N818 - a signal between converters and th
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the program: computed when the network runs, or known now (`constant`, of any dtype)."""
+    """A tensor of the program: computed when the network runs, or known now (`constant`, of any dtype).
+
+    `batch` is the axis that counts images, None where that is unknown.
+    """
 
     name: str
     shape: Shape
     constant: torch.Tensor | None = None
+    batch: int | None = None
 
     @property
     def rank(self) -> int:
@@ -60,7 +65,7 @@ class Builder:
         return candidate
 
     def input(self, name: str, shape: Shape) -> Value:
-        return Value(self.unique(name), shape)
+        return Value(self.unique(name), shape, batch=0 if shape else None)
 
     def constant(self, tensor: torch.Tensor, name: str = "") -> Value:
         """A known tensor. It enters the graph when a node reads it."""
@@ -86,7 +91,7 @@ class Builder:
         (shape,) = op.infer([x.shape for x in inputs])
         name = self.unique(self.label)
         self.nodes.append(Node(name, op, tuple(self._read(x) for x in inputs), (name,)))
-        return Value(name, shape)
+        return Value(name, shape, batch=follow(op, [(x.shape, x.batch) for x in inputs if x.constant is None], shape))
 
     def unary(self, kind: str, x: Value, *params: float) -> Value:
         return self.emit(Unary(Activation(kind, tuple(float(p) for p in params))), x)
@@ -94,13 +99,19 @@ class Builder:
     def binary(self, kind: str, a: Value | float, b: Value | float) -> Value:
         return self.emit(Binary(kind), *(self._narrow(self.value(x)) for x in (a, b)))
 
-    def reshape(self, x: Value, target: Sequence[int]) -> Value:
-        """`target` as `ops.Reshape` takes it: 0 copies an axis, one -1 takes the rest."""
+    def reshape(self, x: Value, target: Sequence[int], batch: int | None = None) -> Value:
+        """`target` as `ops.Reshape` takes it: 0 copies an axis, one -1 takes the rest.
+
+        `batch` is where the batch axis comes to lie, for callers who know; otherwise it is derived from `target`.
+        """
         op = Reshape(tuple(target))
         (shape,) = op.infer([x.shape])
         if x.constant is not None:
             return self.constant(x.constant.reshape(shape), x.name)
-        return x if shape == x.shape else self.emit(op, x)
+        if shape == x.shape:
+            return x
+        result = self.emit(op, x)
+        return result if batch is None else replace(result, batch=batch)
 
     def transpose(self, x: Value, perm: Sequence[int]) -> Value:
         if list(perm) == list(range(x.rank)):
@@ -111,7 +122,7 @@ class Builder:
 
     # ---- constants ----------------------------------------------------------------------------------------------
     def enter(self, x: Value) -> None:
-        """Make a constant part of the graph, sharing the memory of the tensor where it can. Others are there already."""
+        """Make a constant part of the graph, sharing the memory of the tensor where it can."""
         if x.constant is not None and x.name not in self.constants:
             self.constants[x.name] = array(x.constant)
 
@@ -122,7 +133,9 @@ class Builder:
     def _narrow(self, x: Value) -> Value:
         """A constant that was expanded by stride 0 goes back to size 1 there: broadcasting widens it for any batch."""
         tensor = x.constant
-        if tensor is None or all(stride != 0 or size == 1 for stride, size in zip(tensor.stride(), x.shape, strict=True)):
+        if tensor is None or all(
+            stride != 0 or size == 1 for stride, size in zip(tensor.stride(), x.shape, strict=True)
+        ):
             return x
         for axis in range(x.rank):
             if tensor.stride(axis) == 0 and x.shape[axis] > 1:

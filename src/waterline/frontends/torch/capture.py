@@ -13,6 +13,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from waterline.errors import Error, InvalidArgument, InvalidModel
+from waterline.frontends.torch.importer import label_of
 
 _EVAL_HINT = "call model.eval() before compiling: Waterline computes inference"
 _MAY_RETURN_ITS_INPUT = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}  # not in the schema
@@ -23,6 +24,8 @@ def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
     Arrays become tensors. Raises InvalidArgument for what is not float32 on the CPU.
     """
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     if isinstance(example_inputs, Mapping):
         args, kwargs = (), dict(example_inputs)
     elif isinstance(example_inputs, (tuple, list)):
@@ -50,7 +53,9 @@ def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def check_tensor(x: torch.Tensor, what: str) -> None:
     """Raises InvalidArgument where `x` is not a dense float32 tensor on the CPU."""
     if x.dtype != torch.float32:
-        raise InvalidArgument(f"{what} is {str(x.dtype).removeprefix('torch.')}; Waterline reads float32", "use .float()")
+        raise InvalidArgument(
+            f"{what} is {str(x.dtype).removeprefix('torch.')}; Waterline reads float32", "use .float()"
+        )
     if x.layout != torch.strided:
         raise InvalidArgument(f"{what} is {x.layout}; Waterline reads dense tensors", "use .to_dense()")
     if x.device.type != "cpu":
@@ -131,16 +136,16 @@ def check_inference(program: ExportedProgram) -> None:
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         name, arguments = node.target._schema.name, _named(node)
-        is_dropout = "dropout" in name and (arguments.get("train") or arguments.get("training")) and arguments.get("p") != 0
+        is_dropout = (
+            "dropout" in name and (arguments.get("train") or arguments.get("training")) and arguments.get("p") != 0
+        )
         is_batch_norm = "batch_norm" in name and arguments.get("training") and arguments.get("running_mean") is not None
         if is_dropout or is_batch_norm:
-            from waterline.frontends.torch.importer import label_of
-
             raise InvalidArgument(f"the module is in training mode: {name} at {label_of(node)!r}", _EVAL_HINT)
 
 
 def _named(node: fx.Node) -> dict[str, Any]:
-    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    arguments = node.target._schema.arguments
     named = {argument.name: argument.default_value for argument in arguments}
     named.update({argument.name: x for argument, x in zip(arguments, node.args, strict=False)})
     return {**named, **node.kwargs}
@@ -180,7 +185,9 @@ def _has_visible_mutation(program: ExportedProgram) -> bool:
     position = {node: i for i, node in enumerate(nodes)}
     own = {x.name for x in nodes if x.op == "placeholder"} - set(program.graph_signature.user_inputs)
     for writer, members in _mutations(program.graph):
-        if any(member.name in own or any(position[user] > position[writer] for user in member.users) for member in members):
+        if any(
+            member.name in own or any(position[user] > position[writer] for user in member.users) for member in members
+        ):
             return True
     return False
 

@@ -58,8 +58,10 @@ def read(
         InvalidModel: a constant has a dtype that Waterline does not read.
     """
     reader = _Reader(known)
+    live = _live(program)
     for node in program.nodes:
-        reader.visit(node)
+        if node in live:
+            reader.visit(node)
     outputs = reader.outputs if returned is None else [reader.outputs[i] for i in returned]
     results = [Result(x.name) if isinstance(x, Value) else x for x in outputs]
     if reader.refused:
@@ -141,9 +143,10 @@ class _Reader:
         kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n])
         target: Any = node.target
         if target is operator.getitem:
+            source: Any = node.args[0]
             if args[0][args[1]] is None:
-                raise Unsupported(f"output {args[1]} of {operator_name(node.args[0])}")  # type: ignore[arg-type]
-            return args[0][args[1]]
+                self._refuse(source, f"its result {args[1]} is used")
+            return self.values[source][args[1]]
         if str(target) in _NO_RESULT:
             return None
         if not isinstance(target, torch._ops.OpOverload):
@@ -207,7 +210,7 @@ def operator_name(node: fx.Node) -> str:
 
 
 def label_of(node: fx.Node) -> str:
-    """Where in the module a node comes from: `layer1.0.conv1`, or `layer1.0.add` for a function called in `layer1.0`."""
+    """Where in the module a node comes from: `layer1.0.conv1`, or `layer1.0.add` for a call in `layer1.0`."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return node.name
@@ -223,6 +226,15 @@ def _short_name(target: Any) -> str:
     return str(target).removeprefix("aten.")
 
 
+def _live(program: fx.Graph) -> set[fx.Node]:
+    """The inputs and what the outputs need: nobody asks whether Waterline could compute the rest."""
+    live: set[fx.Node] = set()
+    for node in reversed(program.nodes):
+        if node.op in ("placeholder", "output") or not live.isdisjoint(node.users):
+            live.add(node)
+    return live
+
+
 def _without_dead_nodes(graph: Graph) -> Graph:
     """Without what no output needs: unused halves of a split, statistics that nobody reads."""
     needed = set(graph.outputs)
@@ -232,5 +244,3 @@ def _without_dead_nodes(graph: Graph) -> Graph:
             kept.append(node)
             needed.update(node.inputs)
     return graph.with_nodes(reversed(kept))
-
-

@@ -33,13 +33,17 @@ class Imported:
     _results: tuple[Any, ...]
 
     def arrange(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """The arguments of a call in the order of `graph.inputs`. Raises InvalidArgument where their structure differs."""
+        """The arguments of a call in the order of `graph.inputs`.
+
+        Raises:
+            InvalidArgument: their structure is not that of the example inputs.
+        """
         order = self._arguments.children()[1].context if self._arguments.children() else []
         kwargs = {**{name: kwargs[name] for name in order or [] if name in kwargs}, **kwargs}
         leaves, structure = pytree.tree_flatten((args, kwargs))
         if structure != self._arguments:
             raise InvalidArgument(
-                f"the call has the structure {_describe(structure)}, the network was compiled for {_describe(self._arguments)}",
+                f"the arguments are {_describe(structure)}, the network was compiled for {_describe(self._arguments)}",
                 "pass the same arguments as in example_inputs",
             )
         return [x for x in leaves if hasattr(x, "__array__") or isinstance(x, torch.Tensor)]
@@ -51,9 +55,7 @@ class Imported:
         return pytree.tree_unflatten(leaves, self._returns)
 
 
-def load(
-    model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, name: str | None = None
-) -> Imported:
+def load(model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, name: str | None = None) -> Imported:
     """Read a PyTorch model.
 
     Args:

@@ -34,7 +34,7 @@ CONVERTERS: dict[str, Callable] = {
 def find(name: str) -> Callable | None:
     """The converter of an operator by its name and overload, such as `conv2d.default`.
 
-    In-place operators (`relu_`) and those that copy instead of aliasing (`view_copy`) compute the same as the plain ones.
+    In-place operators (`relu_`) and those that copy instead of aliasing (`view_copy`) compute what the plain ones do.
     """
     base, _, overload = name.partition(".")
     for stem in (base, base.removesuffix("_"), base.removesuffix("_copy")):

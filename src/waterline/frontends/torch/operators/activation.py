@@ -125,8 +125,10 @@ def log_softmax(b: Builder, x: Value, dim: int, dtype: object = None) -> Value:
 CONVERTERS: dict[str, Callable] = {
     **{
         f"{name}.default": plain(name)
-        for name in "relu sigmoid silu tanh mish selu exp log sqrt erf abs neg reciprocal floor ceil square".split()
-        if name != "selu"
+        for name in (
+            *("relu", "sigmoid", "silu", "tanh", "mish"),
+            *("exp", "log", "sqrt", "erf", "abs", "neg", "reciprocal", "floor", "ceil", "square"),
+        )
     },
     "selu.default": plain("selu", 1.6732632423543772, 1.0507009873554805),
     "special_erf.default": plain("erf"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from waterline.frontends.torch.builder import Builder, Unsupported, Value
-from waterline.graph.ops import Conv, ConvTranspose, Linear, MatMul
+from waterline.graph.ops import Conv, ConvTranspose, Linear, MatMul, Softmax
 from waterline.spec import Epilogue
 
 Images = tuple[Value, Callable[[Value], Value]]
@@ -153,23 +155,15 @@ def attention(
     enable_gqa: bool,
 ) -> Value:
     """softmax(q k^T scale + mask) v, over the last two axes."""
-    import torch
-
-    from waterline.graph.ops import Softmax
-
     if dropout or enable_gqa:
         raise Unsupported("dropout" if dropout else "enable_gqa")
     scores = b.emit(MatMul(), query, _swap_last(b, key))
     scores = b.binary("mul", scores, query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
-        ones = torch.ones(scores.shape[-2:], dtype=torch.bool)
-        mask = b.constant(ones.tril())
+        mask = b.constant(torch.ones(scores.shape[-2:], dtype=torch.bool).tril())
     if mask is not None:
-        require_constant(mask, "mask")
-        assert mask.constant is not None
-        if mask.constant.dtype == torch.bool:
-            zeros = torch.zeros(mask.shape)
-            mask = b.constant(zeros.masked_fill(~mask.constant, float("-inf")))
+        if mask.constant is not None and mask.constant.dtype == torch.bool:
+            mask = b.constant(torch.zeros(mask.shape).masked_fill(~mask.constant, float("-inf")))
         scores = b.binary("add", scores, mask)
     return b.emit(MatMul(), b.emit(Softmax(scores.rank - 1), scores), value)
 
@@ -181,7 +175,7 @@ def _swap_last(b: Builder, x: Value) -> Value:
     return b.transpose(x, [*order[:-2], order[-1], order[-2]])
 
 
-CONVERTERS = {
+CONVERTERS: dict[str, Callable] = {
     "convolution.default": convolution,
     "conv1d.default": conv,
     "conv1d.padding": conv,

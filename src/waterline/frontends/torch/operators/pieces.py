@@ -144,7 +144,7 @@ def pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float | Non
     return _pad(b, x, pads, name, value or 0.0)
 
 
-# ---- tensors whose values do not depend on the input's ----------------------------------------------------------------
+# ---- values that do not depend on the input's -----------------------------------------------------------------------
 def filled(number: float) -> Callable[..., Value]:
     def convert(b: Builder, x: Value, *_: object) -> Value:
         return b.constant(torch.tensor(number).expand(b.out_shape))

@@ -22,7 +22,8 @@ def _resize(
     listed = factors[0] if factors and isinstance(factors[0], (list, tuple)) else factors
     scales = [float(factor) for factor in listed if isinstance(factor, (int, float))]
     size = b.out_shape[-spatial:]
-    if len(scales) == spatial:
+    # Aligned corners are those of the output's whole size; the factor has no say in where pixels lie.
+    if len(scales) == spatial and coordinates != "align_corners":
         target, scale = None, (1.0, scales[0]) if spatial == 1 else (scales[0], scales[1])
     else:
         target, scale = (1, size[0]) if spatial == 1 else (size[0], size[1]), None

@@ -1,58 +1,35 @@
-"""Other shapes and orders of the same elements, and operators that change nothing.
-
-A shape is written so that another batch size reshapes as meant: 0 where the leading sizes of input and output agree,
--1 for the axis that carries what varies.
-"""
+"""Other shapes and orders of the same elements, and operators that change nothing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
+from waterline.frontends.torch.batch import relative
 from waterline.frontends.torch.builder import Builder, Unsupported, Value
 from waterline.frontends.torch.operators.axes import resolve, resolve_all
-from waterline.graph.ops import Expand, Shape
-
-
-def relative(source: Shape, target: Shape, written: Sequence[int] = ()) -> tuple[int, ...]:
-    """`target` as `ops.Reshape` takes it. `written` is what the program said: it may hold a -1."""
-    same = 0
-    while same < min(len(source), len(target)) and source[same] == target[same]:
-        same += 1
-    rest = list(target[same:])
-    if same == 0 and rest:
-        return (-1, *rest[1:])  # the first axis is the batch, or counts the pieces of all images
-    if len(rest) == 1:
-        return (*[0] * same, -1)
-    for position in range(same, len(target)):
-        if position < len(written) and written[position] == -1:
-            rest[position - same] = -1
-    return (*[0] * same, *rest)
+from waterline.graph.ops import Expand
 
 
 def view(b: Builder, x: Value, size: Sequence[int], *_: object) -> Value:
-    return b.reshape(x, relative(x.shape, b.out_shape, size))
+    return b.reshape(x, relative(x.shape, x.batch, b.out_shape, size))
 
 
-def like(b: Builder, x: Value, other: Value) -> Value:
-    return b.reshape(x, relative(x.shape, b.out_shape))
+def same_elements(b: Builder, x: Value, *_: object) -> Value:
+    """Any operator whose result's shape PyTorch has told."""
+    return b.reshape(x, relative(x.shape, x.batch, b.out_shape))
 
 
-def flatten(b: Builder, x: Value, start: int, stop: int) -> Value:
-    return b.reshape(x, relative(x.shape, b.out_shape))
-
-
-def unflatten(b: Builder, x: Value, dim: int, sizes: Sequence[int]) -> Value:
-    return b.reshape(x, relative(x.shape, b.out_shape))
-
-
-def _keep(b: Builder, x: Value, target: list[int | None]) -> Value:
-    """Reshape to ones (None) and axes of x (their numbers): exact for any sizes that one Reshape can follow."""
-    sizes = [1 if source is None else 0 if source == i else x.shape[source] for i, source in enumerate(target)]
-    moved = [i for i, source in enumerate(target) if source is not None and source != i]
+def _keep(b: Builder, x: Value, sources: list[int | None]) -> Value:
+    """Reshape to axes of x (their numbers) and ones (None), for any batch if the batch axis is among them."""
+    sizes = [1 if source is None else x.shape[source] for source in sources]
+    place = None if x.batch is None or x.batch not in sources else sources.index(x.batch)
+    if place is None:
+        return b.reshape(x, sizes)
+    moved = [i for i, source in enumerate(sources) if source is not None and source != i]
+    sizes = [0 if source == i else size for i, (source, size) in enumerate(zip(sources, sizes, strict=True))]
     if moved:
-        sizes[moved[0]] = -1
-    return b.reshape(x, sizes)
+        sizes[place if place in moved else moved[0]] = -1
+    return b.reshape(x, sizes, place)
 
 
 def unsqueeze(b: Builder, x: Value, dim: int) -> Value:
@@ -87,7 +64,8 @@ def reverse_axes(b: Builder, x: Value) -> Value:
 
 def move_axes(b: Builder, x: Value, source: Sequence[int] | int, destination: Sequence[int] | int) -> Value:
     sources, places = (
-        [resolve(axis, x.rank) for axis in ([axes] if isinstance(axes, int) else axes)] for axes in (source, destination)
+        [resolve(axis, x.rank) for axis in ([axes] if isinstance(axes, int) else axes)]
+        for axes in (source, destination)
     )
     order = [axis for axis in range(x.rank) if axis not in sources]
     for place, axis in sorted(zip(places, sources, strict=True)):
@@ -158,10 +136,10 @@ CONVERTERS: dict[str, Callable] = {
     "reshape.default": view,
     "_unsafe_view.default": view,
     "_reshape_alias.default": view,
-    "reshape_as.default": like,
-    "view_as.default": like,
-    "flatten.using_ints": flatten,
-    "unflatten.int": unflatten,
+    "reshape_as.default": same_elements,
+    "view_as.default": same_elements,
+    "flatten.using_ints": same_elements,
+    "unflatten.int": same_elements,
     "unsqueeze.default": unsqueeze,
     "squeeze.default": squeeze,
     "squeeze.dim": squeeze,
