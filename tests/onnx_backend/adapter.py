@@ -22,6 +22,7 @@ Executor = Callable[[Graph, Mapping[str, np.ndarray]], list[np.ndarray]]
 PARAMETERS: dict[str, Sequence[int]] = {
     "BatchNormalization": (1, 2, 3, 4),
     "Clip": (1, 2),
+    "ConstantOfShape": (0,),
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
     "Dropout": (1, 2),

@@ -233,23 +233,34 @@ def pad(call: Call) -> Value:
 
 
 def depth_to_space(call: Call) -> Value:
+    """Block rows, block columns and channels in one axis: depth first (DCR) or column and row first (CRD)."""
     x, n, c, h, w, b = _blocks(call)
     if c % (b * b):
         raise InvalidModel(f"{c} channels are not a multiple of {b} x {b}")
-    if call.attributes.text("mode", "DCR") == "CRD":
-        split_shape, perm = (n, c // (b * b), b, b, h, w), (0, 1, 4, 2, 5, 3)
+    depth = c // (b * b)
+    if _is_depth_first(call):
+        shape, perm = (n, b, b, depth, h, w), (0, 3, 4, 1, 5, 2)
     else:
-        split_shape, perm = (n, b, b, c // (b * b), h, w), (0, 3, 4, 1, 5, 2)
-    moved = call.emit(ops.Transpose(perm), call.builder.reshape(x, split_shape))
-    return call.builder.reshape(moved, (n, c // (b * b), h * b, w * b))
+        shape, perm = (n, depth, b, b, h, w), (0, 1, 4, 2, 5, 3)
+    moved = call.emit(ops.Transpose(perm), call.builder.reshape(x, shape))
+    return call.builder.reshape(moved, (n, depth, h * b, w * b))
 
 
 def space_to_depth(call: Call) -> Value:
+    """The inverse of `depth_to_space`."""
     x, n, c, h, w, b = _blocks(call)
     if h % b or w % b:
         raise InvalidModel(f"{h} x {w} is not a multiple of {b} x {b}")
-    moved = call.emit(ops.Transpose((0, 3, 5, 1, 2, 4)), call.builder.reshape(x, (n, c, h // b, b, w // b, b)))
+    perm = (0, 3, 5, 1, 2, 4) if _is_depth_first(call) else (0, 1, 3, 5, 2, 4)
+    moved = call.emit(ops.Transpose(perm), call.builder.reshape(x, (n, c, h // b, b, w // b, b)))
     return call.builder.reshape(moved, (n, c * b * b, h // b, w // b))
+
+
+def _is_depth_first(call: Call) -> bool:
+    mode = call.attributes.text("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise InvalidModel(f"mode {mode!r} is neither 'DCR' nor 'CRD'")
+    return mode == "DCR"
 
 
 def _blocks(call: Call) -> tuple[Constant | Tensor, int, int, int, int, int]:

@@ -11,6 +11,7 @@ from waterline.frontends.onnx.call import Call, Converter, Converters
 from waterline.frontends.onnx.values import Constant, RefusalError, Tensor, Value
 from waterline.graph import ops
 from waterline.graph.ops import Shape
+from waterline.spec import Activation
 
 
 def batch_normalization(call: Call) -> Value:
@@ -45,13 +46,22 @@ def group_normalization(call: Call) -> Value:
     return call.emit(ops.GroupNorm(groups, call.attributes.number("epsilon", 1e-5)), x, *parameters)
 
 
-def layer_normalization(call: Call) -> Value:
-    call.refuse_outputs(1, "Mean")
+def layer_normalization(call: Call) -> list[Value]:
+    """Over the axes from `axis` on; on request also their mean and the inverse of their standard deviation."""
     x = call.value(0)
     axis = call.axis(-1, len(x.shape))
+    epsilon = call.attributes.number("epsilon", 1e-5)
     scale = _broadcast(call, call.value(1), x.shape[axis:])
     bias = [_broadcast(call, call.value(2), x.shape[axis:])] if call.has(2) else []
-    return call.emit(ops.LayerNorm(axis, call.attributes.number("epsilon", 1e-5), bool(bias)), x, scale, *bias)
+    results: list[Value] = [call.emit(ops.LayerNorm(axis, epsilon, bool(bias)), x, scale, *bias)]
+    if any(call.outputs[1:]):
+        over = ops.Reduce("mean", tuple(range(axis, len(x.shape))))
+        mean = call.emit(over, x)
+        squares = call.emit(ops.Unary(Activation("square")), call.emit(ops.Binary("sub"), x, mean))
+        variance = call.emit(ops.Binary("add"), call.emit(over, squares), call.builder.constant(epsilon))
+        deviation = call.emit(ops.Unary(Activation("sqrt")), variance)
+        results += [mean, call.emit(ops.Unary(Activation("reciprocal")), deviation)]
+    return results
 
 
 def _broadcast(call: Call, value: Constant | Tensor, shape: Shape) -> Constant | Tensor:

@@ -65,15 +65,21 @@ def _by_scales(x: Shape, axes: Sequence[int], scales: Sequence[float]) -> Target
 
 
 def _by_sizes(call: Call, x: Shape, axes: Sequence[int], sizes: Sequence[int]) -> Target:
-    if len(sizes) != len(axes) or any(size < 1 for size in sizes):
-        raise InvalidModel(f"sizes {tuple(sizes)} for {len(axes)} axes")
+    if len(sizes) != len(axes) or any(size < 1 for size in sizes) or not all(x[axis] for axis in axes):
+        raise InvalidModel(f"sizes {tuple(sizes)} for the axes {tuple(axes)} of {x}")
     policy = call.attributes.text("keep_aspect_ratio_policy", "stretch")
-    if policy != "stretch":
-        raise RefusalError(f"keep_aspect_ratio_policy is {policy!r}")
     wanted = list(x)
-    for axis, size in zip(axes, sizes, strict=True):
-        wanted[axis] = size
-    return Target(tuple(wanted), None)
+    if policy == "stretch":
+        for axis, size in zip(axes, sizes, strict=True):
+            wanted[axis] = size
+        return Target(tuple(wanted), None)
+    if policy not in ("not_larger", "not_smaller"):
+        raise InvalidModel(f"keep_aspect_ratio_policy {policy!r}")
+    choose = min if policy == "not_larger" else max
+    scale = choose(size / x[axis] for axis, size in zip(axes, sizes, strict=True))
+    if any(math.floor(scale * x[axis]) != math.floor(scale * x[axis] + 0.5) for axis in axes):
+        raise RefusalError(f"keep_aspect_ratio_policy {policy!r} asks for sizes that are rounded up")
+    return _by_scales(x, axes, [scale] * len(axes))
 
 
 def _coordinates(call: Call, x: Shape, target: Target) -> str:
