@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -85,13 +86,20 @@ def _agreements(engines: Mapping[str, Engine], first: str) -> dict[str, float]:
 
 
 def difference(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """The largest difference over all outputs, as a share of that output's largest value. Infinite if shapes differ."""
+    """The largest difference over all outputs, as a share of that output's largest finite value.
+
+    Infinite if shapes differ, or if one side is NaN or infinite where the other is not.
+    """
     if [value.shape for value in actual] != [value.shape for value in expected]:
-        return float("inf")
+        return math.inf
     worst = 0.0
     for ours, theirs in zip(actual, expected, strict=True):
-        if theirs.size:
-            worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)))
+        finite = np.isfinite(theirs)
+        if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True) or not np.isfinite(ours[finite]).all():
+            return math.inf
+        if finite.any():
+            largest = max(float(np.abs(theirs[finite]).max()), 1e-30)
+            worst = max(worst, float(np.abs(ours[finite] - theirs[finite]).max()) / largest)
     return worst
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import numpy_helper
 
 import waterline
 from waterline.algorithms import by_name
@@ -63,6 +62,6 @@ def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> Laye
     (used,) = {step.algorithm for step in net.plan.steps if step.spec is not None}
     if algorithm and used != algorithm:
         raise Error(f"{spec.id}: {algorithm} was asked for, {used} ran")
-    weight = numpy_helper.to_array(workload.model.graph.initializer[0]).astype(np.float64)
+    (weight,) = workload.graph(spec.n).constants.values()
     bound = conv_bound(spec, inputs["input"], weight, by_name(used).tolerance(spec))
     return LayerCheck(spec, used, compare(result, conv2d(inputs["input"], weight, None, spec), bound))

@@ -14,7 +14,7 @@ import waterline
 from waterline import api
 from waterline.bench import ours, peers
 from waterline.bench.comparison import compare
-from waterline.bench.engine import Engine, Task
+from waterline.bench.engine import Task
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.bench.truth import check_network

@@ -1,0 +1,72 @@
+"""Records: complete, append-only, readable again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from waterline.bench import records
+from waterline.bench.timing import Timing
+from waterline.errors import InvalidArgument
+from waterline.machine import CATALOGUE
+
+MACHINE = next(iter(CATALOGUE.values())) if isinstance(CATALOGUE, dict) else CATALOGUE[0]
+
+
+def record() -> records.Record:
+    timing = Timing("waterline", [[2e6, 2e6], [4e6, 2e6]])
+    labels = {"model": "resnet18", "engine": "waterline", "dtype": "float32", "batch": 1, "threads": 2}
+    return records.measurement(timing, flops=4_000_000, peak_flops_per_s=4e9, **labels)
+
+
+def test_what_the_interface_promises_is_there() -> None:
+    promised = {"model", "engine", "dtype", "batch", "threads", "samples", "flops", "computational_efficiency"}
+    promised |= {"median_ms", "p10_ms", "p90_ms"}
+    found = record()
+    assert promised <= set(found)
+    assert found["median_ms"] == 2.0
+    assert found["samples"] == [2.0, 2.0, 4.0, 2.0]
+    assert found["computational_efficiency"] == pytest.approx(0.5)
+
+
+def test_a_run_describes_itself() -> None:
+    environment = records.environment(MACHINE, {"onnxruntime": "1.0"})
+    assert environment["machine"]["features"]
+    assert environment["versions"] == {"onnxruntime": "1.0"}
+    assert environment["date"].endswith("+00:00")
+    json.dumps(environment)
+
+
+def test_appending(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    records.append(path, [record()])
+    first = path.read_bytes()
+    records.append(path, [record(), record()])
+    assert path.read_bytes().startswith(first)
+    assert records.read(path) == [record()] * 3
+
+
+def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"model": "resn')
+    records.append(path, [record()])
+    lines = path.read_text().splitlines()
+    assert json.loads(lines[1]) == record()
+    with pytest.raises(InvalidArgument, match=r"records\.jsonl:1"):
+        records.read(path)
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", "3", "{", "nothing"])
+def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"a": 1}\n\n' + line + "\n")
+    with pytest.raises(InvalidArgument, match=":3"):
+        records.read(path)
+
+
+def test_infinity_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        records.append(tmp_path / "records.jsonl", [{"ratio": float("inf")}])
+    assert not (tmp_path / "records.jsonl").exists()
