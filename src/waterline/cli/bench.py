@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from waterline import api
+from waterline.api import environment
 from waterline.bench import ours, peers, records
 from waterline.bench.comparison import compare
 from waterline.bench.engine import Engine, Task
@@ -62,7 +62,7 @@ def execute(arguments: argparse.Namespace) -> int:
     check_writable(arguments.append)
 
     progress = Progress()
-    machine = api.machine(on_progress=lambda text: progress.show(f"measuring {text}"))
+    machine = environment.machine()
     threads = unique(arguments.threads or [machine.cores])
     for count in threads:
         if count > machine.cores:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
+from pathlib import Path
 from typing import Any
 
-from waterline import api
+from waterline.api import environment
 from waterline.cli.common import Progress, add_json, print_json
 from waterline.machine import Machine
+from waterline.runtime.cache import default_cache_dir
+from waterline.runtime.calibration import calibrate
 
 PACKAGES = ("numpy", "llvmlite", "onnx", "torch", "onnxruntime", "openvino", "rich", "pillow", "scikit-learn")
 
@@ -21,9 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     progress = Progress()
-    machine = api.machine(force=arguments.measure, on_progress=lambda text: progress.show(f"measuring {text}"))
-    progress.clear()
-    facts = describe(machine)
+    machine = environment.machine()
+    folder = default_cache_dir(os.environ)
+    if arguments.measure:
+        machine = calibrate(machine, folder, force=True, on_progress=lambda text: progress.show(f"measuring {text}"))
+        progress.clear()
+    facts = describe(machine, folder)
     if arguments.json:
         print_json(facts)
     else:
@@ -31,8 +38,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def describe(machine: Machine) -> dict[str, Any]:
-    folder = api.cache_dir()
+def describe(machine: Machine, folder: Path | None) -> dict[str, Any]:
     return {
         "machine": machine.to_dict(),
         "isa": machine.isa,
@@ -67,7 +73,7 @@ def to_text(facts: dict[str, Any], machine: Machine) -> str:
     rates = [("1 core", 1)] + ([(f"{machine.cores} cores", machine.cores)] if machine.cores > 1 else [])
     lines = [
         ("machine", f"{machine.name}, {machine.arch} {machine.system}"),
-        ("cores", f"{machine.cores} physical cores may be used"),
+        ("cores", f"{machine.cores} physical, that this process may use"),
         ("vectors", f"{machine.isa}: {8 * machine.vector_bytes} bits, {machine.vector_registers} registers"),
         ("features", " ".join(sorted(machine.features))),
         ("caches", f"L1 {_kib(machine.l1d_bytes)}, L2 {_kib(machine.l2_bytes)} a core, {_l3(machine)}"),

@@ -9,7 +9,6 @@ import argparse
 import difflib
 import importlib
 import importlib.metadata
-import logging
 import os
 import re
 import sys
@@ -35,6 +34,8 @@ _MISTAKES = (InvalidArgument, InvalidModel, UnsupportedOperator, Refused)
 class Parser(argparse.ArgumentParser):
     """Like argparse's, but a mistake is one line and one hint."""
 
+    options: Sequence[str] = ()  # of the command that is read: what argparse does not know ends up at the top
+
     def error(self, message: str) -> NoReturn:
         raise InvalidArgument(message[:1].lower() + message[1:], self._hint(message))
 
@@ -45,37 +46,33 @@ class Parser(argparse.ArgumentParser):
             return f"did you mean `waterline {names[0]}`?"
         if choice and "--" not in message:
             return f"commands are {', '.join(COMMANDS)}"
-        if unknown and (names := difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)):
+        if unknown and (names := difflib.get_close_matches(unknown[1], self.options, n=1)):
             return f"did you mean {names[0]}?"
         return f"`{self.prog} --help` lists what is accepted"
 
 
-def parser() -> Parser:
-    """The whole command line. Commands' modules are imported when they run, so that `--help` is fast."""
+def parser(command: str | None = None) -> Parser:
+    """The command line. Only `command` gets its arguments: importing the others would take longer than the call."""
     top = Parser(
         prog="waterline", description="Convolutional networks at the speed of the machine.", allow_abbrev=False
     )
     top.add_argument("--version", action="version", version=f"waterline {importlib.metadata.version('waterline')}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(
+        added = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        importlib.import_module(f"waterline.cli.{name}").configure(command)
+        if name == command:
+            importlib.import_module(f"waterline.cli.{name}").configure(added)
+            top.options = list(added._option_string_actions)
     return top
 
 
 def entry(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Never raises, but for SystemExit of `--help` and `--version`."""
-    verbose = os.environ.get("WATERLINE_VERBOSE", "") not in ("", "0")
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="waterline: %(message)s",
-        force=True,
-    )
     try:
-        arguments = parser().parse_args(argv)
+        argv = sys.argv[1:] if argv is None else list(argv)
+        arguments = parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
         status: int = importlib.import_module(f"waterline.cli.{arguments.command}").execute(arguments)
         sys.stdout.flush()
         return status
@@ -95,12 +92,12 @@ def entry(argv: Sequence[str] | None = None) -> int:
             f"{where}{error.strerror or error}", "check the path, its permissions and the free space", MISTAKE
         )
     except Exception as error:  # a bug: still no traceback for the user
-        if verbose:
+        if os.environ.get("WATERLINE_VERBOSE"):
             traceback.print_exc()
         text = " ".join(str(error).split())
         return _complain(
             f"internal error: {type(error).__name__}: {text}",
-            "WATERLINE_VERBOSE=1 shows where; please report it",
+            "WATERLINE_VERBOSE=dispatch shows where; please report it",
             FAILED,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import waterline
-from waterline import api
+from waterline.api import environment
 from waterline.bench import ours, peers
 from waterline.bench.comparison import compare
 from waterline.bench.engine import Task
@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
     progress = Progress()
     workload = Workload.named(arguments.model, arguments.image_size)
     inputs = _inputs(workload, arguments)
-    machine = api.machine(on_progress=lambda text: progress.show(f"measuring {text}"))
+    machine = environment.machine()
     threads = arguments.threads or machine.cores
     task = Task(workload.model, inputs, threads, arguments.dtype)
 

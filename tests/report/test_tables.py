@@ -1,0 +1,118 @@
+"""Tables: aligned text, Markdown, and the figures in them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from waterline.report.tables import Table, comparison, milliseconds, per_layer, percent
+
+TABLE = Table("title", ("<name", "value"), [("a|b", "1.0"), ("long name", "10.25")], [("sum", "11.25")], ["a note"])
+
+
+def test_text() -> None:
+    assert TABLE.to_text().splitlines() == [
+        "title",
+        "name       value",
+        "---------  -----",
+        "a|b          1.0",
+        "long name  10.25",
+        "---------  -----",
+        "sum        11.25",
+        "a note",
+    ]
+
+
+def test_markdown() -> None:
+    assert TABLE.to_markdown().splitlines() == [
+        "**title**",
+        "",
+        "| name | value |",
+        "| :--- | ---: |",
+        "| a\\|b | 1.0 |",
+        "| long name | 10.25 |",
+        "| **sum** | **11.25** |",
+        "",
+        "a note",
+    ]
+
+
+def test_a_file_gets_plain_text() -> None:
+    stream = io.StringIO()
+    TABLE.print(stream)
+    assert stream.getvalue() == TABLE.to_text() + "\n"
+
+
+def test_a_terminal_gets_every_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    TABLE.print(stream)
+    for text in ("title", "a|b", "long name", "10.25", "11.25", "a note"):
+        assert text in stream.getvalue()
+
+
+def record(model: str, engine: str, median_ms: float, ratio: float, **more: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "engine": engine,
+        "batch": 1,
+        "threads": 2,
+        "median_ms": median_ms,
+        "p10_ms": median_ms,
+        "p90_ms": 2 * median_ms,
+        "computational_efficiency": 0.5,
+        "ratio": {"median": ratio, "p10": ratio, "p90": ratio},
+        **more,
+    }
+
+
+def test_comparison() -> None:
+    records = [
+        record("one", "waterline", 2.0, 1.0),
+        record("one", "slow", 8.0, 4.0),
+        record("one", "fast", 2.0, 1.0),
+        record("two", "waterline", 2.0, 1.0),
+        record("two", "slow", 8.0, 4.0),
+        record("two", "fast", 8.0, 4.0),
+    ]
+    table = comparison(records)
+    assert [row[0] for row in table.rows] == ["one", "", "", "two", "", ""]
+    assert table.rows[1][3:6] == ("slow", "8.00", "8.00")
+    assert table.notes == [
+        "2 threads, 2 networks, slow / waterline: geometric mean 4.000, least 4.000",
+        "2 threads, 2 networks, fast / waterline: geometric mean 2.000, least 1.000",
+        "2 threads, 2 networks, the fastest peer / waterline: geometric mean 2.000, least 1.000",
+    ]
+
+
+def test_one_network_has_no_mean_and_algorithms_are_told_apart() -> None:
+    table = comparison([record("one", "waterline", 2.0, 1.0, algorithm="indirect"), record("one", "fast", 2.0, 1.0)])
+    assert table.notes == []
+    assert table.rows[0][3] == "waterline (indirect)"
+
+
+def test_per_layer() -> None:
+    conv = {"name": "conv1", "shape": "1x64x56x56", "algorithm": "indirect", "time_ns": 3000, "flops": 6000}
+    conv |= {"bound_ns": 1500, "effective_flops_per_s": 2e9, "computational_efficiency": 0.5}
+    pool = {"name": "pool", "shape": "1x64x28x28", "algorithm": "", "time_ns": 1000, "flops": 0}
+    pool |= {"bound_ns": 1000, "effective_flops_per_s": 0.0, "computational_efficiency": 0.0}
+    totals = {"time_ns": 4000, "flops": 6000, "bound_ns": 2500}
+    totals |= {"effective_flops_per_s": 1.5e9, "computational_efficiency": 0.375}
+    table = per_layer({"rows": [conv, pool], "totals": totals})
+    assert table.rows[0][3:] == ("3.0", "75.0 %", "2.0", "50.0 %", "1.5", "50.0 %")
+    assert table.rows[1][3:] == ("1.0", "25.0 %", "", "", "1.0", "100.0 %")
+    assert table.totals[0][3:] == ("4.0", "100.0 %", "1.5", "37.5 %", "2.5", "62.5 %")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(123.456, "123"), (12.3456, "12.3"), (1.23456, "1.23"), (0.0123456, "0.0123"), (0.0, "0.000")]
+)
+def test_milliseconds(value: float, text: str) -> None:
+    assert milliseconds(value) == text
+
+
+def test_percent() -> None:
+    assert (percent(0.1234), percent(float("nan"))) == ("12.3 %", "-")
