@@ -7,12 +7,14 @@ elements must still have that pattern afterwards.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from waterline.codegen.cpu.jit import Library, compile_object
 from waterline.codegen.cpu.kernel import Call, Input, Number, Output
 from waterline.graph.ops import Op
@@ -147,7 +149,7 @@ def execute(
         first = (aligned - scratch.ctypes.data) // 4
         function = entry(call, machine)
         bounds = sorted({0, call.items, *(int(s * call.items) for s in splits)})
-        pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
+        pieces = list(itertools.pairwise(bounds))
         for begin, end in reversed(pieces):
             function(ctypes.addressof(args), begin, end, aligned)
         rest = np.concatenate([scratch[:first], scratch[first + -(-call.scratch_bytes // 4) :]])

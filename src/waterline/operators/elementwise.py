@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from waterline.codegen.cpu import functions
 from waterline.codegen.cpu.emitter import Emitter, Value
-from waterline.codegen.cpu.kernel import Call, Input, Kernel, Output
+from waterline.codegen.cpu.kernel import Arg, Call, Input, Kernel, Output
 from waterline.codegen.cpu.power import power
 from waterline.graph.ops import Binary, PRelu, Unary
 from waterline.machine import Machine
@@ -67,7 +67,7 @@ def lower_elementwise(
     loops = nest(output.shape, operands, batched=batched)
     items = loops.image_items * (output.shape[0] if batched else 1)
     item_bytes = loops.item_elems * F32_BYTES * (1 + len(inputs))
-    args = (Output(), *(Input(i) for i in range(len(inputs))))
+    args: tuple[Arg, ...] = (Output(), *(Input(i) for i in range(len(inputs))))
     return [Call(Elementwise(combination, after, loops), args, items, chunk(items, item_bytes))]
 
 

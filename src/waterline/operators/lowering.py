@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from waterline.codegen.cpu.kernel import Call
 from waterline.graph import ops
 from waterline.machine import Machine
-from waterline.operators import elementwise, pooling, reduction
+from waterline.operators import elementwise, movement, pooling, reduction
 from waterline.spec import TensorView
 
 _LOWERINGS: dict[type[ops.Op], Callable[..., list[Call]]] = {
@@ -17,6 +17,11 @@ _LOWERINGS: dict[type[ops.Op], Callable[..., list[Call]]] = {
     ops.Pool: pooling.lower_pool,
     ops.AdaptivePool: pooling.lower_adaptive_pool,
     ops.Reduce: reduction.lower_reduce,
+    ops.Concat: movement.lower_concat,
+    ops.Slice: movement.lower_slice,
+    ops.Pad: movement.lower_pad,
+    ops.Expand: movement.lower_expand,
+    ops.Transpose: movement.lower_transpose,
 }
 
 
