@@ -1,13 +1,28 @@
 """The ways to compute a convolution, one folder each. `REGISTRY` is the only list of them, the last resort last."""
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
+from waterline.algorithms.blocking import GemmConfig
 from waterline.algorithms.depthwise import DEPTHWISE
+from waterline.algorithms.depthwise.model import DepthwiseConfig
 from waterline.algorithms.direct_gemm import DIRECT_GEMM
 from waterline.algorithms.grouped import GROUPED
+from waterline.algorithms.grouped.model import PermuteConfig
 from waterline.algorithms.im2col import IM2COL
 from waterline.algorithms.indirect import INDIRECT
 from waterline.algorithms.naive import NAIVE
+from waterline.algorithms.naive.model import NaiveConfig
 
 REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, IM2COL, NAIVE)
+# The classes of their configs, for writing plans down.
+REGISTRY_CONFIGS: tuple[type, ...] = (GemmConfig, DepthwiseConfig, PermuteConfig, NaiveConfig)
 
-__all__ = ["REGISTRY", "Algorithm", "Cost", "Implementation", "Refusal", "Views"]
+
+def by_name(name: str) -> Algorithm:
+    """The algorithm called `name`. Raises KeyError."""
+    return _by_name[name]
+
+
+_by_name = {algorithm.name: algorithm for algorithm in REGISTRY}
+
+
+__all__ = ["REGISTRY", "REGISTRY_CONFIGS", "Algorithm", "Cost", "Implementation", "Refusal", "Views", "by_name"]

@@ -83,15 +83,16 @@ class Algorithm:
         return {}
 
 
-# Time of one core that a chunk of work should take: long against handing it out (0.1 us), short against a layer.
-CHUNK_SECONDS = 15e-6
-# Chunks a layer is cut into at least, where it has so many items: cores differ in speed from moment to moment.
-LEAST_CHUNKS = 8
+# A chunk of work takes one core this long: long against handing it out (0.1 us), short against a layer.
+LEAST_CHUNK_SECONDS = 2e-6
+MOST_CHUNK_SECONDS = 15e-6
+# Chunks a layer is cut into where that leaves them long enough: cores differ in speed from moment to moment.
+WANTED_CHUNKS = 8
 
 
 def chunk_items(items: int, seconds: float) -> int:
-    """How many of `items` work items, which take `seconds` together, are handed to a thread at a time."""
-    if items <= 1:
-        return 1
-    by_time = int(CHUNK_SECONDS * items / max(seconds, 1e-9))
-    return max(1, min(by_time, items // LEAST_CHUNKS))
+    """How many of `items` work items, which take one core `seconds` together, are handed to a thread at a time."""
+    if items <= 1 or seconds <= LEAST_CHUNK_SECONDS:
+        return max(items, 1)
+    wanted = min(max(seconds / WANTED_CHUNKS, LEAST_CHUNK_SECONDS), MOST_CHUNK_SECONDS)
+    return max(1, min(items, round(items * wanted / seconds)))

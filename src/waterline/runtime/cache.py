@@ -40,14 +40,14 @@ _TEMPORARY_LIFE_S = 3600.0  # a temporary file older than this was left by a pro
 def default_cache_dir(environ: Mapping[str, str], system: str = sys.platform) -> Path | None:
     """Where caches belong on `system` for a user with these environment variables.
 
-    `WATERLINE_CACHE` comes first (empty: no cache), then the platform's rule: `$XDG_CACHE_HOME/waterline` or
+    `WATERLINE_CACHE_DIR` comes first (empty: no cache), then the platform's rule: `$XDG_CACHE_HOME/waterline` or
     `~/.cache/waterline`, `~/Library/Caches/waterline` on macOS, `%LOCALAPPDATA%\\waterline\\cache` on Windows.
 
     Returns:
         None where there is no place for a cache, for instance without a home.
     """
-    if "WATERLINE_CACHE" in environ:
-        chosen = environ["WATERLINE_CACHE"]
+    if "WATERLINE_CACHE_DIR" in environ:
+        chosen = environ["WATERLINE_CACHE_DIR"]
         return Path(chosen) if chosen else None
     if system == "win32":
         local = environ.get("LOCALAPPDATA")

@@ -36,7 +36,7 @@ def finish_vector(
     if epilogue.before is not None:
         value = functions.apply(e, epilogue.before, value)
     if epilogue.residual:
-        value = e.builder.fadd(value, e.load_vector(residual, offset_bytes, count))
+        value = e.builder.fadd(value, e.load_vector(residual, offset_bytes, count, value.type.count))
     if epilogue.after is not None:
         value = functions.apply(e, epilogue.after, value)
     return value

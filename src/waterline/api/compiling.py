@@ -1,0 +1,112 @@
+"""`compile`: from any kind of model to a `CompiledNetwork`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from waterline.api import environment
+from waterline.api.network import CompiledNetwork, Source
+from waterline.api.options import parse_device, parse_dtype, parse_options, parse_threads
+from waterline.errors import InvalidArgument
+from waterline.frontends import onnx
+from waterline.graph import Graph
+from waterline.graph.passes import simplify
+
+
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    device: str = "cpu",
+    dtype: Any = "float32",
+    num_threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> CompiledNetwork:
+    """Compile a network for this machine.
+
+    Args:
+        model: a torch.nn.Module (with `example_inputs`), a torch.export.ExportedProgram, the path or bytes of an ONNX
+            file, an onnx.ModelProto, or a waterline Graph.
+        example_inputs: tensors of the shapes to compile for. A PyTorch module needs them; an ONNX model where it
+            leaves sizes other than the batch open.
+        device: "cpu".
+        dtype: "float32".
+        num_threads: None means the number of physical cores that the process may use.
+        options: `algorithms`, `accuracy`, `block_fusion`, `workspace_bytes`, `tune`; see the documentation.
+
+    Returns:
+        The network: call it like the model.
+
+    Raises:
+        InvalidModel, UnsupportedOperator: the model cannot be read, or uses what is not computed.
+        InvalidArgument: a wrong argument or option. Refused: no allowed algorithm serves a layer.
+    """
+    parse_device(device)
+    parse_dtype(dtype)
+    checked = parse_options(options)
+    environment.verbose()
+    machine = environment.machine()
+    threads = parse_threads(num_threads, machine.cores)
+    return CompiledNetwork(read_source(model, example_inputs), machine, threads, checked)
+
+
+def read_source(model: Any, example_inputs: Any = None) -> Source:
+    """Read and simplify a model of any kind."""
+    if isinstance(model, Graph):
+        return Source(simplify(model.with_shapes(_example_shapes(model.inputs, example_inputs))))
+    if isinstance(model, str | Path | bytes | bytearray) or _is_model_proto(model):
+        return _read_onnx(bytes(model) if isinstance(model, bytearray) else model, example_inputs)
+    if _is_torch_model(model):
+        return _read_torch(model, example_inputs)
+    raise InvalidArgument(
+        f"{type(model).__name__} is not a model that can be compiled",
+        "pass a torch.nn.Module, an ExportedProgram, an ONNX path, bytes or ModelProto, or a waterline Graph",
+    )
+
+
+def _read_onnx(model: Any, example_inputs: Any) -> Source:
+    names = [info.name for info in onnx.signature(model).inputs] if example_inputs is not None else []
+    shapes = _example_shapes(names, example_inputs)
+
+    def reload(wanted: dict[str, tuple[int, ...]]) -> Graph:
+        return simplify(onnx.load(model, wanted))
+
+    return Source(reload(shapes), reload)
+
+
+def _read_torch(model: Any, example_inputs: Any) -> Source:
+    from waterline.frontends import torch
+
+    imported = torch.load(model, example_inputs)
+    return Source(simplify(imported.graph), None, imported.arrange, imported.restore)
+
+
+def _example_shapes(names: Sequence[str], example_inputs: Any) -> dict[str, tuple[int, ...]]:
+    if example_inputs is None:
+        return {}
+    if isinstance(example_inputs, Mapping):
+        return {name: tuple(value.shape) for name, value in example_inputs.items()}
+    values = example_inputs if isinstance(example_inputs, list | tuple) else [example_inputs]
+    if len(values) != len(names):
+        raise InvalidArgument(f"got {len(values)} example inputs, the model has {len(names)}: {', '.join(names)}")
+    try:
+        return {name: tuple(value.shape) for name, value in zip(names, values, strict=True)}
+    except AttributeError:
+        raise InvalidArgument("example_inputs must be arrays", "pass NumPy arrays or torch tensors") from None
+
+
+def _is_model_proto(model: Any) -> bool:
+    return type(model).__name__ == "ModelProto"
+
+
+def _is_torch_model(model: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or importlib.util.find_spec("torch") is None:
+        return False
+    from torch.export import ExportedProgram
+
+    return isinstance(model, torch.nn.Module | ExportedProgram)

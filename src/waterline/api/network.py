@@ -1,0 +1,245 @@
+"""`CompiledNetwork`: what `compile` returns."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from waterline.api import environment
+from waterline.api.arrays import like, to_numpy
+from waterline.api.options import Options
+from waterline.errors import Error, InvalidArgument
+from waterline.graph import Graph
+from waterline.machine import Machine
+from waterline.planner import Plan, plan
+from waterline.runtime.profile import Report, report
+from waterline.runtime.program import Program
+from waterline.runtime.weights import PackedWeights
+
+_log = logging.getLogger("waterline.dispatch")
+_profile_log = logging.getLogger("waterline.profile")
+
+# Input shapes that a network keeps ready. Kernels and weights are shared; this bounds intermediate memory.
+PROGRAMS_KEPT = 8
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Source:
+    """Where a network comes from.
+
+    Attributes:
+        graph: simplified, for one set of input shapes.
+        reload: the simplified graph for other shapes, read from the model again; None where only the batch can change.
+        arrange: the arguments of a call -> the tensors in the order of the graph's inputs.
+        restore: the output tensors -> what the caller gets.
+    """
+
+    graph: Graph
+    reload: Callable[[dict[str, tuple[int, ...]]], Graph] | None = None
+    arrange: Callable[..., Sequence[Any]] | None = None
+    restore: Callable[[Sequence[Any]], Any] | None = None
+
+
+class CompiledNetwork:
+    """A network ready to run. Calls are safe from several threads at once; results do not depend on `num_threads`."""
+
+    def __init__(self, source: Source, machine: Machine, num_threads: int, options: Options) -> None:
+        self._source = source
+        self._machine = machine
+        self._threads = num_threads
+        self._options = options
+        self._cache = environment.object_cache()
+        self._lock = threading.Lock()
+        self._weights = PackedWeights(source.graph.constants, machine)
+        self._names = tuple(source.graph.inputs)
+        self._programs: OrderedDict[Shapes, Program] = OrderedDict()
+        self._is_profiled = "profile" in environment.verbose()
+        self._first = self._program(tuple(source.graph.shapes[name] for name in self._names))
+
+    # ---- running ------------------------------------------------------------------------------------------------
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Run the network.
+
+        Args:
+            inputs: tensors in the model's order and layout (NCHW): NumPy arrays, torch tensors or anything with
+                `__dlpack__`, of float32. Another batch size compiles nothing. ONNX inputs may be passed by name.
+
+        Returns:
+            What the model returns, in the caller's kind of array: a tensor, or a tuple of them; for PyTorch modules
+            the module's own structure.
+
+        Raises:
+            InvalidArgument: wrong number of inputs, dtype, rank or shape.
+        """
+        values = self._arranged(inputs, named)
+        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
+        results = self.run_arrays(arrays)
+        example = values[0] if values else None
+        outputs = [like(array, example) for array in results]
+        if self._source.restore is not None:
+            return self._source.restore(outputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Float32, C-contiguous arrays in, the outputs in the model's order."""
+        program = self._program(tuple([array.shape for array in arrays]))
+        if self._is_profiled:
+            start = time.perf_counter_ns()
+            results = program.run(arrays, self._threads)
+            _profile_log.info("%s %.1f us", program.plan.network, (time.perf_counter_ns() - start) / 1e3)
+            return results
+        return program.run(arrays, self._threads)
+
+    def _arranged(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Sequence[Any]:
+        if self._source.arrange is not None:
+            return self._source.arrange(*inputs, **named)
+        if not named and len(inputs) == len(self._names):
+            return inputs
+        values = dict(zip(self._names, inputs, strict=False))
+        unknown = [name for name in named if name not in self._names]
+        if unknown or len(inputs) > len(self._names) or set(values) & set(named):
+            given = len(inputs) + len(named)
+            raise InvalidArgument(
+                f"got {given} inputs{f' ({unknown[0]!r} among them)' if unknown else ''}, the network has {len(self._names)}",
+                f"its inputs are {', '.join(self._names)}",
+            )
+        values |= named
+        missing = [name for name in self._names if name not in values]
+        if missing:
+            raise InvalidArgument(f"input {missing[0]!r} is missing", f"its inputs are {', '.join(self._names)}")
+        return [values[name] for name in self._names]
+
+    # ---- programs -----------------------------------------------------------------------------------------------
+    def _program(self, shapes: Shapes) -> Program:
+        with self._lock:
+            program = self._programs.get(shapes)
+            if program is None:
+                program = self._make_program(shapes)
+                self._programs[shapes] = program
+                while len(self._programs) > PROGRAMS_KEPT:
+                    self._programs.popitem(last=False)
+            else:
+                self._programs.move_to_end(shapes)
+            return program
+
+    def _make_program(self, shapes: Shapes) -> Program:
+        graph = self._graph_for(shapes)
+        weights = self._weights
+        if graph.constants is not self._source.graph.constants:
+            weights = PackedWeights(graph.constants, self._machine)
+        made = plan(graph, self._machine, self._options.plan)
+        for step in made.steps:
+            _log.info("%s: %s %s", step.name, step.kind, step.spec.id if step.spec else "")
+        return Program(made, weights, self._machine, self._cache)
+
+    def _graph_for(self, shapes: Shapes) -> Graph:
+        graph = self._source.graph
+        wanted = dict(zip(self._names, shapes, strict=True))
+        known = tuple(graph.shapes[name] for name in self._names)
+        if shapes == known:
+            return graph
+        for name, shape, old in zip(self._names, shapes, known, strict=True):
+            if len(shape) != len(old):
+                raise InvalidArgument(
+                    f"input {name!r} has shape {shape}, the network takes {_pattern(old)}", "check the number of axes"
+                )
+        is_batch = all(shape[1:] == old[1:] for shape, old in zip(shapes, known, strict=True))
+        try:
+            if not is_batch and self._source.reload is not None:
+                return self._source.reload(wanted)
+            return graph.with_shapes(wanted)
+        except Error as error:
+            if is_batch and self._source.reload is not None:
+                try:
+                    return self._source.reload(wanted)
+                except Error as again:
+                    error = again
+            given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
+            raise InvalidArgument(
+                f"the network does not take inputs of shape {given}: {error.message}",
+                f"it was compiled for {', '.join(_pattern(old) for old in known)}",
+            ) from error
+
+    # ---- what it is ---------------------------------------------------------------------------------------------
+    @property
+    def plan(self) -> Plan:
+        """The plan of the input shapes that the network was compiled for."""
+        return self._first.plan
+
+    @property
+    def graph(self) -> Graph:
+        return self._source.graph
+
+    @property
+    def num_threads(self) -> int:
+        return self._threads
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self._names
+
+    def profile(self, *inputs: Any, seconds: float = 1.0, **named: Any) -> Report:
+        """Run for about `seconds` and report every layer's time, efficiency and bound."""
+        if not seconds > 0:
+            raise InvalidArgument(f"profile for {seconds} seconds", "pass a positive number")
+        values = self._arranged(inputs, named)
+        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
+        program = self._program(tuple(array.shape for array in arrays))
+        calls = [(bound.step, bound.call.phase) for bound in program.calls]
+        times = np.zeros((len(calls) + 1, 2), np.int64)
+        samples: list[np.ndarray] = []
+        program.run(arrays, self._threads)
+        deadline = time.monotonic() + seconds
+        while not samples or time.monotonic() < deadline:
+            times[:] = 0
+            program.run(arrays, self._threads, times)
+            moments = times[:, 0] * 10**9 + times[:, 1]
+            moments = np.maximum.accumulate(moments)  # a call without items has no moment of its own
+            samples.append(np.diff(moments))
+        return report(program.plan, np.array(samples), calls, self._machine, self._threads)
+
+    def explain(self) -> str:
+        """Every layer, the algorithm that computes it, and each other one with its cost or the reason it was refused."""
+        return explain(self.plan)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {shape}" for name, shape in self.plan.inputs)
+        return f"<waterline network {self.plan.network!r}: {shapes}; {len(self.plan.steps)} steps, {self._threads} threads>"
+
+
+def explain(plan: Plan) -> str:
+    """A plan in words."""
+    lines = [
+        f"{plan.network} on {plan.machine}: {len(plan.steps)} steps, {plan.flops / 1e9:.3f} GFLOP, "
+        f"{plan.arena_bytes / 2**20:.1f} MiB between layers"
+    ]
+    for step in plan.steps:
+        if step.spec is None:
+            shape = "x".join(map(str, step.outputs[0].view.shape))
+            lines.append(f"{step.name}: {step.kind} -> {shape}")
+            continue
+        chosen, *others = step.candidates
+        lines.append(f"{step.name}: {step.algorithm} for {step.spec.id}, epilogue {step.spec.epilogue}")
+        lines.append(f"    {chosen.algorithm}: chosen, predicted {_microseconds(chosen.seconds)}, {step.config}")
+        for other in others:
+            reason = f"refused: {other.refusal}" if other.seconds is None else f"predicted {_microseconds(other.seconds)}"
+            lines.append(f"    {other.algorithm}: {reason}")
+    return "\n".join(lines)
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.1f} us"
+
+
+def _pattern(shape: tuple[int, ...]) -> str:
+    """A shape whose first axis may change."""
+    return f"({', '.join(['N', *map(str, shape[1:])])})" if shape else "()"

@@ -1,0 +1,106 @@
+"""Options of `compile`: names, values, and answers to mistakes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from waterline.algorithms import REGISTRY
+from waterline.errors import InvalidArgument
+from waterline.planner import PlanOptions
+
+DTYPES = {"float32": "f32", "f32": "f32"}
+DEVICES = ("cpu",)
+ACCURACIES = ("strict", "default", "fast")
+# name -> what it accepts, for messages.
+NAMES = {
+    "algorithms": "a list of names of waterline.algorithms()",
+    "accuracy": "'strict', 'default' or 'fast'",
+    "block_fusion": "True or False",
+    "workspace_bytes": "a positive whole number",
+    "tune": "False, True or seconds",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller asked for, checked. Today every algorithm is a direct summation: `accuracy` excludes none."""
+
+    plan: PlanOptions
+    accuracy: str = "default"
+
+
+def parse_options(options: Mapping[str, Any] | None) -> Options:
+    """Raises InvalidArgument: an unknown name (with the closest one), or a wrong value."""
+    options = dict(options or {})
+    for name in options:
+        if name not in NAMES:
+            close = difflib.get_close_matches(str(name), NAMES, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"accepted: {', '.join(NAMES)}"
+            raise InvalidArgument(f"unknown option {name!r}", hint)
+    accuracy = options.get("accuracy", "default")
+    if accuracy not in ACCURACIES:
+        raise _wrong("accuracy", accuracy)
+    if not isinstance(options.get("block_fusion", False), bool):
+        raise _wrong("block_fusion", options["block_fusion"])
+    tune = options.get("tune", False)
+    if not isinstance(tune, bool | int | float) or tune < 0:
+        raise _wrong("tune", tune)
+    if tune:
+        raise InvalidArgument("tuning is not available in this version", "leave the option tune at False")
+    workspace = options.get("workspace_bytes")
+    if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
+        raise _wrong("workspace_bytes", workspace)
+    return Options(PlanOptions(_algorithms(options.get("algorithms")), workspace), accuracy)
+
+
+def _algorithms(names: Any) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if isinstance(names, str):
+        names = [names]
+    known = [algorithm.name for algorithm in REGISTRY]
+    try:
+        names = tuple(names)
+    except TypeError:
+        raise _wrong("algorithms", names) from None
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"accepted: {', '.join(known)}"
+            raise InvalidArgument(f"unknown algorithm {name!r}", hint)
+    if not names:
+        raise _wrong("algorithms", names)
+    return names
+
+
+def parse_dtype(dtype: Any) -> str:
+    """The element type in the short names of specs. Accepts "float32", numpy.float32 and torch.float32."""
+    name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InvalidArgument(f"dtype {name!r} is not computed by this version", "accepted: float32")
+    return DTYPES[name]
+
+
+def parse_device(device: Any) -> str:
+    name = str(device)
+    if name not in DEVICES:
+        raise InvalidArgument(f"device {name!r} is not served by this version", "accepted: cpu")
+    return name
+
+
+def parse_threads(num_threads: Any, cores: int) -> int:
+    """None means every physical core that the process may use."""
+    if num_threads is None:
+        return cores
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= 1024:
+        raise InvalidArgument(
+            f"num_threads is {num_threads!r}", "pass a whole number from 1 to 1024, or None for the physical cores"
+        )
+    return num_threads
+
+
+def _wrong(name: str, value: Any) -> InvalidArgument:
+    return InvalidArgument(f"option {name} is {value!r}", f"accepted: {NAMES[name]}")

@@ -1,0 +1,112 @@
+"""`Plan`: what will be run, as data. It is made without running anything and can be written down as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from waterline.errors import InvalidArgument
+from waterline.graph.ops import Op
+from waterline.planner import codec
+from waterline.planner.storage import Storage
+from waterline.spec import ConvSpec
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that tensors lie in.
+
+    `kind` is "input" and "output" (the caller's, number `index`), "constant" (of the graph, named `constant`) or
+    "arena" (at `offset_bytes`).
+    """
+
+    kind: str
+    elems: int
+    index: int = 0
+    offset_bytes: int = 0
+    constant: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An algorithm that was considered for a layer: with its predicted time, or with the reason it was refused."""
+
+    algorithm: str
+    seconds: float | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer.
+
+    Attributes:
+        name: the node's name. op: what is computed. inputs, outputs: where its tensors lie.
+        algorithm: the registry's name, or "" for an operator that has one way only.
+        spec, config: of a convolution (None for the others).
+        weight, bias: names of the graph's constants that a convolution packs.
+        candidates: every algorithm that was considered, the chosen one first.
+        workspace_bytes: name -> offset in the arena.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[Storage, ...]
+    outputs: tuple[Storage, ...]
+    algorithm: str = ""
+    spec: ConvSpec | None = None
+    config: Any = None
+    weight: str = ""
+    bias: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    workspaces: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return self.algorithm or self.op.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network laid out for a machine and an input shape.
+
+    Attributes:
+        inputs, outputs: name and shape of the network's tensors, in order.
+        buffers: root name -> memory.
+        arena_bytes: memory for everything between the input and the output.
+    """
+
+    network: str
+    machine: str
+    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+    buffers: dict[str, Buffer]
+    steps: tuple[Step, ...]
+    arena_bytes: int
+    version: int = field(default=PLAN_VERSION)
+
+    @property
+    def flops(self) -> int:
+        """Operations of the direct algorithm in convolutions and fully connected layers."""
+        return sum(step.spec.flops for step in self.steps if step.spec)
+
+    def to_json(self) -> str:
+        return json.dumps(codec.encode(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads what `to_json` wrote. Raises InvalidArgument where the text is something else."""
+        try:
+            plan = codec.decode(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InvalidArgument(f"this is not a plan: {error}", "pass the text that Plan.to_json() wrote") from error
+        if not isinstance(plan, Plan) or plan.version != PLAN_VERSION:
+            raise InvalidArgument(f"this is not a plan of version {PLAN_VERSION}", "make it again with this version")
+        return plan
+
+
+for _class in (Buffer, Candidate, Step, Plan, Storage):
+    codec.register(_class)

@@ -1,0 +1,49 @@
+"""Memory for weights and intermediates: aligned to cache lines, large blocks in huge pages where the system has them."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import numpy as np
+
+from waterline.errors import Error
+
+ALIGNMENT_BYTES = 64
+HUGE_PAGE_BYTES = 2 << 20
+
+
+def aligned_bytes(size: int) -> np.ndarray:
+    """`size` zero bytes at an address that is a multiple of 64 (of 2 MiB for large blocks).
+
+    Raises:
+        Error: the system has not so much memory.
+    """
+    try:
+        if size < HUGE_PAGE_BYTES:
+            raw = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
+            start = -raw.ctypes.data % ALIGNMENT_BYTES
+            return raw[start : start + size]
+        block = mmap.mmap(-1, size + HUGE_PAGE_BYTES)
+    except (MemoryError, OSError, ValueError, OverflowError) as error:
+        raise Error(
+            f"no memory for {size / 2**20:.0f} MiB of weights or intermediate tensors", "run a smaller batch or image"
+        ) from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    raw = np.frombuffer(block, np.uint8)
+    start = -raw.ctypes.data % HUGE_PAGE_BYTES
+    return raw[start : start + size]
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """The same contents at an aligned address."""
+    if array.ctypes.data % ALIGNMENT_BYTES == 0 and array.flags.c_contiguous:
+        return array
+    target = aligned_bytes(array.nbytes).view(array.dtype).reshape(array.shape)
+    target[...] = array
+    return target
+
+
+def address(array: np.ndarray) -> int:
+    return int(ctypes.c_void_p(array.ctypes.data).value or 0)

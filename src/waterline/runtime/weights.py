@@ -1,0 +1,60 @@
+"""Packed weights: made once for a layer, shared by all batch sizes of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from waterline.algorithms import by_name
+from waterline.graph.ops import ConvTranspose
+from waterline.machine import Machine
+from waterline.planner import Step
+from waterline.runtime.memory import aligned_copy
+
+
+class PackedWeights:
+    """Arrays that algorithms make of a graph's constants, in aligned memory."""
+
+    def __init__(self, constants: Mapping[str, np.ndarray], machine: Machine) -> None:
+        self._constants = constants
+        self._machine = machine
+        self._packed: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
+        self._relaid: dict[tuple[object, ...], np.ndarray] = {}
+
+    def of(self, step: Step) -> dict[str, np.ndarray]:
+        """The packed weights and bias of a convolution's step."""
+        spec = step.spec
+        assert spec is not None
+        key = (step.weight, step.bias, step.algorithm, step.config)
+        if key not in self._packed:
+            weight = convolution_weight(step, self._constants[step.weight])
+            bias = self._constants[step.bias] if step.bias else None
+            packed = by_name(step.algorithm).pack_weights(spec, step.config, weight, bias, self._machine)
+            self._packed[key] = {name: aligned_copy(array) for name, array in packed.items()}
+        return self._packed[key]
+
+    def constant(self, name: str) -> np.ndarray:
+        """A constant that an operator reads as it is."""
+        return self._once((name,), lambda: np.ascontiguousarray(self._constants[name], np.float32))
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._relaid:
+            self._relaid[key] = aligned_copy(make())
+        return self._relaid[key]
+
+    @property
+    def bytes(self) -> int:
+        arrays = [array for packed in self._packed.values() for array in packed.values()]
+        return sum(array.nbytes for array in arrays) + sum(array.nbytes for array in self._relaid.values())
+
+
+def convolution_weight(step: Step, weight: np.ndarray) -> np.ndarray:
+    """The weight as (K, C/g, R, S), whatever the layer is."""
+    spec = step.spec
+    assert spec is not None
+    if isinstance(step.op, ConvTranspose):
+        # (C, K/g, R, S), to be turned round: the transposed convolution is a convolution with flipped filters.
+        grouped = weight.reshape(spec.groups, spec.group_c, spec.group_k, spec.r, spec.s)
+        weight = grouped.transpose(0, 2, 1, 3, 4)[..., ::-1, ::-1]
+    return np.ascontiguousarray(weight).reshape(spec.k, spec.group_c, spec.r, spec.s)
