@@ -4,12 +4,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import assert_close, run_onnx, tensor
 
 from waterline.errors import InvalidArgument
 from waterline.graph.ops import Conv, ConvTranspose, Linear, MatMul
 from waterline.reference import conv2d, evaluate
 from waterline.spec import Activation, ConvSpec, Epilogue
+
+from .oracles import assert_close, run_onnx, tensor
 
 RELU = Activation("relu")
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from oracles import assert_close, tensor
 
 from waterline.graph.ops import BINARY_KINDS, Binary, PRelu, Unary
 from waterline.reference import evaluate
 from waterline.spec import ACTIVATIONS, Activation
+
+from .oracles import assert_close, tensor
 
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-300, 700.0, -700.0, 1e300, -1e300]
 X = np.concatenate([np.random.default_rng(0).normal(size=400) * 4, np.linspace(-8, 8, 65), SPECIAL])

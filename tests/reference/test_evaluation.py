@@ -27,7 +27,7 @@ def chain() -> Graph:
 
 
 def test_every_operation_has_a_function():
-    assert set(FUNCTIONS) == set(ops.Op.__subclasses__())
+    assert set(FUNCTIONS) == {op for op in ops.Op.__subclasses__() if op.__module__ == ops.__name__}
 
 
 def test_run_computes_in_float64():

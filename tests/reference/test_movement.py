@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import assert_close, run_onnx, tensor
 
 from waterline.graph.ops import COORDINATES, END, ROUNDINGS, Concat, Expand, Pad, Reshape, Resize, Slice, Transpose
 from waterline.reference import evaluate
+
+from .oracles import assert_close, run_onnx, tensor
 
 X = np.random.default_rng(0).normal(size=(2, 3, 5, 6))
 

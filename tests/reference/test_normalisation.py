@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from oracles import assert_close, run_onnx, tensor
 
 from waterline.graph.ops import BatchNorm, GroupNorm, LayerNorm, LocalResponseNorm, Softmax
 from waterline.reference import evaluate
+
+from .oracles import assert_close, run_onnx, tensor
 
 RANDOM = np.random.default_rng(0)
 SHAPES = [(2, 6), (2, 6, 5), (2, 6, 4, 3)]

@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracles import assert_close, run_onnx, tensor
 
 from waterline.errors import InvalidModel
 from waterline.graph.ops import AdaptivePool, Pool, Reduce
 from waterline.reference import evaluate
+
+from .oracles import assert_close, run_onnx, tensor
 
 
 @st.composite
