@@ -60,12 +60,13 @@ class Builder:
         self.steps.append(Step(self.label, op, [self._float32(value) for value in known], output))
         return output
 
-    def reshape(self, value: Value, shape: Iterable[int], batch: int | None = 0) -> Constant | Tensor:
+    def reshape(self, value: Value, shape: Iterable[int], free: int | None = None) -> Constant | Tensor:
         """Give a value another shape, written so that another batch (and often another image) reshapes as meant.
 
         Args:
             shape: whole numbers.
-            batch: the axis of the result that grows with the first axis of `value`; None if no axis does.
+            free: the axis of the result that becomes longer when `value` does; by default that is the first one that
+                differs, as far as it can be told.
         """
         value, shape = present(value), tuple(shape)
         if shape == value.shape:
@@ -74,7 +75,7 @@ class Builder:
             if math.prod(shape) != math.prod(value.shape):
                 raise InvalidModel(f"{value.shape} and {shape} do not have the same number of elements")
             return Constant(value.array.reshape(shape))
-        return self.emit(Reshape(reshape_pattern(value.shape, shape, batch)), value)
+        return self.emit(Reshape(reshape_pattern(value.shape, shape, free)), value)
 
     def constant(self, value: float) -> Constant:
         """A new float32 constant."""
@@ -181,26 +182,23 @@ def present(value: Value) -> Constant | Tensor:
     return value
 
 
-def reshape_pattern(source: Shape, target: Shape, batch: int | None = 0) -> tuple[int, ...]:
-    """`target` with 0 for leading sizes that stay and -1 for the one that takes up what changes with the batch.
+def reshape_pattern(source: Shape, target: Shape, free: int | None = None) -> tuple[int, ...]:
+    """`target` with 0 for leading sizes that stay and -1 for the axis that takes up what changes with the input.
 
     Raises RefusalError for empty tensors whose zeros are in places that cannot be written so.
     """
     pattern = list(target)
     kept = 0
-    if batch == 0:
+    if free is None:
         while kept < min(len(source), len(target)) and source[kept] == target[kept]:
             pattern[kept] = 0
             kept += 1
+        free = kept if kept in (0, len(target) - 1) else len(target)
     zeros = [i for i in range(kept, len(target)) if target[i] == 0]
     if zeros:
         if len(zeros) > 1 or math.prod(d for i, d in enumerate(target) if i not in zeros) == 0:
             raise RefusalError(f"reshapes the empty {source} to {target}")
         pattern[zeros[0]] = -1
-    elif batch == 0 and kept == 0 and target and math.prod(target[1:]) > 0:
-        pattern[0] = -1
-    elif batch == 0 and kept == len(target) - 1 and math.prod(target[:kept]) > 0:
-        pattern[kept] = -1
-    elif batch and math.prod(target[:batch] + target[batch + 1 :]) > 0:
-        pattern[batch] = -1
+    elif free < len(target) and math.prod(target[:free] + target[free + 1 :]) > 0:
+        pattern[free] = -1
     return tuple(pattern)

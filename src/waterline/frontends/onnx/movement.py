@@ -36,7 +36,7 @@ def reshape(call: Call) -> Value:
 def flatten(call: Call) -> Value:
     x = call.value(0)
     axis = call.axis(1, len(x.shape), inclusive=True)
-    return call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])), 0 if axis else 1)
+    return call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])), None if axis else 1)
 
 
 def squeeze(call: Call) -> Value:
@@ -46,7 +46,7 @@ def squeeze(call: Call) -> Value:
     if any(x.shape[axis] != 1 for axis in axes):
         raise InvalidModel(f"axes {tuple(axes)} of {x.shape} are not all of size 1")
     shape = [d for i, d in enumerate(x.shape) if i not in axes]
-    return call.builder.reshape(x, shape, None if 0 in axes else 0)
+    return call.builder.reshape(x, shape, 0 if 0 in axes else None)
 
 
 def unsqueeze(call: Call) -> Value:
@@ -58,8 +58,8 @@ def unsqueeze(call: Call) -> Value:
     axes = positive_axes(given, rank)
     sizes = iter(x.shape)
     shape = [1 if i in axes else next(sizes) for i in range(rank)]
-    batch = next((i for i in range(rank) if i not in axes), None)
-    return call.builder.reshape(x, shape, batch)
+    first = next((i for i in range(rank) if i not in axes), 0)
+    return call.builder.reshape(x, shape, first if 0 in axes else None)
 
 
 def transpose(call: Call) -> Value:
@@ -189,7 +189,7 @@ def gather(call: Call) -> Value:
     pieces = [cut(call, x, axis, r.start, r.stop if r.stop >= 0 else -END - 1, r.step) for r in runs]
     taken = pieces[0] if len(pieces) == 1 else call.emit(ops.Concat(axis), *pieces)
     shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-    return call.builder.reshape(taken, shape, 0 if axis else None)
+    return call.builder.reshape(taken, shape, None if axis else indices.ndim)
 
 
 def _runs(indices: list[int]) -> list[range]:

@@ -15,14 +15,20 @@ from waterline.spec import Activation
 
 
 def batch_normalization(call: Call) -> Value:
-    """Inference only. The further outputs of opsets before 14 are statistics that training reads."""
+    """Inference. The further outputs of opsets before 14 are statistics that training reads.
+
+    In training mode only constants are normalised: networks that standardise their weights are exported that way.
+    """
     attributes = call.attributes
-    if attributes.integer("training_mode", 0) or (call.opset < 7 and not attributes.integer("is_test", 0)):
-        raise RefusalError("it is in training mode")
     if call.opset < 9 and not attributes.integer("spatial", 1):
         raise RefusalError("spatial is 0")
-    epsilon = attributes.number("epsilon", 1e-5)
-    return call.emit(ops.BatchNorm(epsilon), *(call.value(position) for position in range(5)))
+    x, *parameters = (call.value(position) for position in range(5))
+    if attributes.integer("training_mode", 0) or (call.opset < 7 and not attributes.integer("is_test", 0)):
+        if not isinstance(x, Constant):
+            raise RefusalError("it is in training mode")
+        axes = (0, *range(2, len(x.shape)))
+        parameters[2:] = [Constant(x.array.mean(axes, np.float64)), Constant(x.array.var(axes, np.float64))]
+    return call.emit(ops.BatchNorm(attributes.number("epsilon", 1e-5)), x, *parameters)
 
 
 def instance_normalization(call: Call) -> Value:
@@ -92,7 +98,7 @@ def softmax(*, log: bool) -> Converter:
         axis = call.axis(1, rank, inclusive=True)
         if axis < rank and math.prod(x.shape[axis + 1 :]) == 1:
             return call.emit(ops.Softmax(axis, log), x)
-        flat = call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])), 0 if axis else 1)
+        flat = call.builder.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])), None if axis else 1)
         return call.builder.reshape(call.emit(ops.Softmax(1, log), flat), x.shape)
 
     return convert

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+from onnx.reference import ReferenceEvaluator
 
 from waterline.errors import InvalidModel
 from waterline.frontends.onnx.call import Call, Converter, Converters
@@ -150,7 +151,28 @@ def reduce_product(call: Call) -> Value:
     return Constant(np.asarray(np.prod(array, axis=axes or None, keepdims=keepdims, dtype=array.dtype)))
 
 
-COMPARISONS: dict[str, Callable[..., np.ndarray]] = {
+def by_definition(call: Call) -> list[Value]:
+    """Operators that position embeddings and the like are made of: ONNX's own evaluation of a constant node."""
+    arrays = [call.array(position) if call.has(position) else None for position in range(len(call.inputs))]
+    given = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
+    call.builder.budget.take(2 * sum(array.nbytes for array in given.values()))
+    outputs = [f"y{i}" for i in range(len(call.outputs))]
+    node = onnx.helper.make_node(call.kind, [f"x{i}" if f"x{i}" in given else "" for i in range(len(arrays))], outputs)
+    node.attribute.extend(call.attributes.protos.values())
+    infos = [
+        [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names] for names in (list(given), outputs)
+    ]
+    graph = onnx.helper.make_graph([node], "constant", *infos)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", call.opset)])
+    with np.errstate(all="ignore"):
+        results = ReferenceEvaluator(model).run(None, given)
+    return [Constant(np.asarray(result)) for result in results]
+
+
+# None of them makes its result larger than its inputs together, so that hostile files cannot exhaust the memory.
+BY_DEFINITION = ("CumSum", "GatherElements", "GatherND", "NonZero", "ScatterElements", "ScatterND", "Trilu")
+
+FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "Equal": np.equal,
     "Less": np.less,
     "LessOrEqual": np.less_equal,
@@ -162,10 +184,13 @@ COMPARISONS: dict[str, Callable[..., np.ndarray]] = {
     "Not": np.logical_not,
     "Sign": np.sign,
     "Round": np.round,
+    "Sin": np.sin,
+    "Cos": np.cos,
 }
 
 CONVERTERS: Converters = {
-    **{operator: known(function) for operator, function in COMPARISONS.items()},
+    **{operator: known(function) for operator, function in FUNCTIONS.items()},
+    **{operator: by_definition for operator in BY_DEFINITION},
     "Constant": constant,
     "ConstantOfShape": constant_of_shape,
     "Shape": shape,
