@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from waterline.errors import InvalidModel, UnsupportedOperator
+from waterline.errors import InvalidArgument, InvalidModel, UnsupportedOperator
 from waterline.frontends.torch.builder import Builder, Unsupported, Value
 from waterline.frontends.torch.operators import find
 from waterline.graph import Graph
 from waterline.graph.ops import Shape
 
+_DYNAMO_ROOT = re.compile(r"^L\['\w+'\]\.?")  # how TorchDynamo calls the module that it traces
 _NO_RESULT = {"aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_scalar.default"}
+# Calls of a part of the program under another grad or autocast mode, and the position of that part among the arguments.
+# A dtype that autocast brings in is seen at the operators inside.
+_REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 @dataclass
@@ -34,6 +41,12 @@ class Reading:
     results: list[Any]
     refused: dict[fx.Node, str] = field(default_factory=dict)
 
+    def arrange(self, outputs: Sequence[Any]) -> list[Any]:
+        """What the program returns, in order, from the tensors of `graph.outputs`."""
+        assert self.graph is not None
+        values = dict(zip(self.graph.outputs, outputs, strict=True))
+        return [values[x.name] if isinstance(x, Result) else x for x in self.results]
+
 
 @dataclass(frozen=True)
 class Result:
@@ -42,27 +55,36 @@ class Result:
     name: str
 
 
+def known_tensors(program: ExportedProgram) -> dict[str, tuple[str, torch.Tensor]]:
+    """The parameters, buffers and constants of a program: placeholder -> (name in the module, tensor)."""
+    tensors = {**program.state_dict, **program.constants}
+    return {
+        spec.arg.name: (spec.target, tensors[spec.target])
+        for spec in program.graph_signature.input_specs
+        if spec.kind != InputKind.USER_INPUT and isinstance(tensors.get(spec.target), torch.Tensor)
+    }
+
+
 def read(
-    program: fx.Graph,
+    program: fx.GraphModule,
     known: Mapping[str, tuple[str, torch.Tensor]],
     returned: Sequence[int] | None = None,
     name: str = "torch",
 ) -> Reading:
-    """Convert `program`, a functional graph of ATen operators whose nodes carry the values of the trace.
+    """Convert `program`: ATen operators without visible side effects, whose nodes carry the values of the trace.
 
     Args:
         known: placeholder or get_attr node -> (name for the graph, tensor): parameters, buffers and constants.
         returned: which of the program's outputs the caller gets; None for all.
 
     Raises:
+        InvalidArgument: an input has a dtype other than float32.
         InvalidModel: a constant has a dtype that Waterline does not read.
     """
     reader = _Reader(known)
-    live = _live(program)
-    for node in program.nodes:
-        if node in live:
-            reader.visit(node)
-    outputs = reader.outputs if returned is None else [reader.outputs[i] for i in returned]
+    outputs = reader.walk(program)
+    if returned is not None:
+        outputs = [outputs[i] for i in returned]
     results = [Result(x.name) if isinstance(x, Value) else x for x in outputs]
     if reader.refused:
         return Reading(None, results, reader.refused)
@@ -98,11 +120,26 @@ class _Reader:
         self.known = known
         self.values: dict[fx.Node, Any] = {}
         self.inputs: list[Value] = []
-        self.outputs: list[Any] = []
         self.refused: dict[fx.Node, str] = {}
 
-    def visit(self, node: fx.Node) -> None:
-        if node.op in ("placeholder", "get_attr"):
+    def walk(self, program: fx.GraphModule, arguments: Sequence[Any] | None = None) -> list[Any]:
+        """What a program returns: the whole one, or with `arguments` one that another calls."""
+        live = _live(program.graph)
+        given = None if arguments is None else iter(arguments)
+        outputs: list[Any] = []
+        for node in program.graph.nodes:
+            if node.op == "output":
+                outputs = list(fx.map_arg(node.args[0], lambda n: self.values[n]))
+            elif node.op == "placeholder" and given is not None:
+                self.values[node] = next(given)
+            elif node in live:
+                self._visit(node, program)
+        return outputs
+
+    def _visit(self, node: fx.Node, program: fx.GraphModule) -> None:
+        if node.op == "get_attr" and isinstance(getattr(program, str(node.target), None), fx.GraphModule):
+            self.values[node] = getattr(program, str(node.target))
+        elif node.op in ("placeholder", "get_attr"):
             self.values[node] = self._entering(node)
         elif node.op == "call_function":
             try:
@@ -111,8 +148,6 @@ class _Reader:
                 self._refuse(node, str(reason))
             except InvalidModel as error:
                 self._refuse(node, error.message)
-        elif node.op == "output":
-            self.outputs = list(fx.map_arg(node.args[0], lambda n: self.values[n]))
         else:
             self._refuse(node, "")
 
@@ -123,6 +158,10 @@ class _Reader:
         example = node.meta.get("val")
         if not isinstance(example, torch.Tensor):
             return example  # a number that was passed in, fixed by the trace
+        if example.dtype != torch.float32 and node.users:
+            raise InvalidArgument(
+                f"input {node.name!r} is {str(example.dtype).removeprefix('torch.')}; Waterline reads float32"
+            )
         value = self.builder.input(node.name, tuple(example.shape))
         self.inputs.append(value)
         return value
@@ -149,6 +188,9 @@ class _Reader:
             return self.values[source][args[1]]
         if str(target) in _NO_RESULT:
             return None
+        if str(target) in _REGIONS:
+            position = _REGIONS[str(target)]
+            return self.walk(args[position], args[position + 1 :])
         if not isinstance(target, torch._ops.OpOverload):
             raise Unsupported("")
         self.builder.label = label_of(node)
@@ -215,6 +257,7 @@ def label_of(node: fx.Node) -> str:
     if not stack:
         return node.name
     path, kind = list(stack.values())[-1]
+    path = _DYNAMO_ROOT.sub("", path)
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
     if kind.startswith("torch.nn.modules.") and path:
         return path

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from waterline.errors import InvalidArgument
 from waterline.frontends.torch.capture import as_arguments, check_inference, functionalize, specialize, trace
-from waterline.frontends.torch.importer import Reading, Result, read, refusal
+from waterline.frontends.torch.importer import Reading, known_tensors, read, refusal
 from waterline.graph import Graph
 
 _ROUNDS = 3  # of decomposing what has no converter: the parts of one operator may have parts themselves
@@ -30,7 +30,7 @@ class Imported:
     graph: Graph
     _arguments: pytree.TreeSpec
     _returns: pytree.TreeSpec
-    _results: tuple[Any, ...]
+    _reading: Reading
 
     def arrange(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The arguments of a call in the order of `graph.inputs`.
@@ -50,9 +50,7 @@ class Imported:
 
     def restore(self, outputs: Sequence[Any]) -> Any:
         """What the module returns (a tensor, tuple, list, dict, dataclass ...) from the tensors of `graph.outputs`."""
-        values = dict(zip(self.graph.outputs, outputs, strict=True))
-        leaves = [values[x.name] if isinstance(x, Result) else x for x in self._results]
-        return pytree.tree_unflatten(leaves, self._returns)
+        return pytree.tree_unflatten(self._reading.arrange(outputs), self._returns)
 
 
 def load(model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, name: str | None = None) -> Imported:
@@ -85,7 +83,7 @@ def load(model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, n
     if reading.graph is None:
         raise refusal(reading.refused)
     spec = program.call_spec
-    return Imported(reading.graph, spec.in_spec, spec.out_spec, tuple(reading.results))
+    return Imported(reading.graph, spec.in_spec, spec.out_spec, reading)
 
 
 def read_program(program: ExportedProgram, name: str) -> tuple[ExportedProgram, Reading]:
@@ -105,15 +103,9 @@ def read_program(program: ExportedProgram, name: str) -> tuple[ExportedProgram, 
 
 
 def _read(program: ExportedProgram, name: str) -> Reading:
-    signature = program.graph_signature
-    tensors = {**program.state_dict, **program.constants}
-    known = {
-        spec.arg.name: (spec.target, tensors[spec.target])
-        for spec in signature.input_specs
-        if spec.kind != InputKind.USER_INPUT and isinstance(tensors.get(spec.target), torch.Tensor)
-    }
-    returned = [i for i, spec in enumerate(signature.output_specs) if spec.kind == OutputKind.USER_OUTPUT]
-    return read(program.graph, known, returned, name)
+    specs = program.graph_signature.output_specs
+    returned = [i for i, spec in enumerate(specs) if spec.kind == OutputKind.USER_OUTPUT]
+    return read(program.graph_module, known_tensors(program), returned, name)
 
 
 def _describe(structure: pytree.TreeSpec) -> str:
