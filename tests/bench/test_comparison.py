@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from waterline.bench import comparison
-from waterline.bench.engine import Engine
+from waterline.bench.engine import Engine, Meter
 from waterline.bench.timing import Protocol
 from waterline.errors import Error
 from waterline.machine import detect
@@ -46,6 +46,22 @@ def test_records_of_a_comparison() -> None:
     assert ours["peak_flops_per_s"] == theirs["peak_flops_per_s"] > 1e8
     assert comparison.fastest_peer([ours, theirs]) is theirs
     assert comparison.fastest_peer([ours]) is None
+
+
+def test_kernels_by_their_own_profilers() -> None:
+    runs = [0]
+
+    def run() -> None:
+        runs[0] += 1
+        time.sleep(0.001)
+
+    meter = Meter(run, lambda: [9e9, *[2e6] * (runs[0] - 1)])
+    found = comparison.measure_kernels(
+        {"waterline": meter}, detect(), flops=10**6, threads=1, protocol=Protocol(seconds=0.05, least_rounds=2)
+    )["waterline"]
+    assert found["kernel_ms"] == 2.0
+    assert found["kernel_runs"] == runs[0]
+    assert 0 < found["kernel_efficiency"] < 1
 
 
 @pytest.mark.parametrize(

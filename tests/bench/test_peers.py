@@ -155,3 +155,21 @@ def test_what_the_torch_peer_cannot_compute_is_an_error(op: ops.Op) -> None:
 
     with pytest.raises(UnsupportedOperator):
         GraphModule(graph_of(op, (1, 2, 6, 6), []))(torch.zeros(1, 2, 6, 6))
+
+
+def test_onnx_runtimes_kernels_are_metered() -> None:
+    pytest.importorskip("onnxruntime")
+    spec = ConvSpec(1, 64, 28, 28, 64, 1, 1)
+    workload = Workload.layer(spec)
+    meter = peers.meter("onnxruntime", Task(workload.model, workload.inputs(1), 1))
+    assert meter is not None
+    for _ in range(7):
+        meter.run()
+    times = meter.kernel_ns()
+    assert len(times) == 7
+    assert all(1e3 < time < 1e9 for time in times)
+
+
+def test_a_peer_without_a_meter() -> None:
+    pytest.importorskip("openvino")
+    assert peers.meter("openvino", Task(None, {}, 1)) is None

@@ -102,6 +102,7 @@ def test_bench_layers_and_algorithms(call, tmp_path: Path) -> None:
     assert {(r["model"], r["algorithm"]) for r in found} >= {(SPEC, "indirect"), (SPEC, "im2col")}
     assert {r["batch"] for r in found if r["model"] == SPEC} == {2}
     assert "depthwise is left out" in result.stderr
+    assert all(r["kernel_ms"] <= r["p90_ms"] for r in found)
 
 
 def test_bench_as_markdown(call, small_model: Path) -> None:

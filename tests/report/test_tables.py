@@ -82,9 +82,9 @@ def test_comparison() -> None:
     assert [row[0] for row in table.rows] == ["one", "", "", "two", "", ""]
     assert table.rows[1][3:6] == ("slow", "8.00", "8.00")
     assert table.notes == [
-        "2 threads, 2 networks, slow / waterline: geometric mean 4.000, least 4.000",
-        "2 threads, 2 networks, fast / waterline: geometric mean 2.000, least 1.000",
-        "2 threads, 2 networks, the fastest peer / waterline: geometric mean 2.000, least 1.000",
+        "2 threads, 2 models, slow / waterline: geometric mean 4.000, least 4.000",
+        "2 threads, 2 models, fast / waterline: geometric mean 2.000, least 1.000",
+        "2 threads, 2 models, the fastest peer / waterline: geometric mean 2.000, least 1.000",
     ]
 
 
@@ -92,6 +92,17 @@ def test_one_network_has_no_mean_and_algorithms_are_told_apart() -> None:
     table = comparison([record("one", "waterline", 2.0, 1.0, algorithm="indirect"), record("one", "fast", 2.0, 1.0)])
     assert table.notes == []
     assert table.rows[0][3] == "waterline (indirect)"
+
+
+def test_kernels_of_layers_have_columns_of_their_own() -> None:
+    records = [
+        record("one", "waterline", 2.0, 1.0, kernel_ms=0.5, kernel_efficiency=0.9),
+        record("one", "fast", 2.0, 1.0),
+    ]
+    table = comparison(records)
+    assert table.columns[-2:] == ["kernel us", "of peak"]
+    assert table.rows[0][-2:] == ("500.0", "90.0 %")
+    assert table.rows[1][-2:] == ("", "")
 
 
 def test_per_layer() -> None:

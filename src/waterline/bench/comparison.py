@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from waterline.bench.engine import Engine
+from waterline.bench.engine import Engine, Meter
 from waterline.bench.records import Record, measurement
 from waterline.bench.timing import Protocol, Ratio, interleave
 from waterline.errors import Error
@@ -69,6 +69,39 @@ def compare(
         record["disagreement"] = agreements[name]
         records.append(record)
     return records
+
+
+def measure_kernels(
+    meters: Mapping[str, Meter],
+    machine: Machine,
+    *,
+    flops: int,
+    threads: int,
+    protocol: Protocol | None = None,
+    on_round: Callable[[int, float], None] | None = None,
+) -> dict[str, Record]:
+    """Measure what the kernels take by the engines' own profilers, interleaved as in `compare`.
+
+    Returns:
+        variant -> `kernel_ms` (the median over runs), `kernel_runs` and `kernel_efficiency` for its record.
+    """
+    peaks: list[float] = []
+    interleave(
+        {name: meter.run for name, meter in meters.items()},
+        protocol,
+        each_round=lambda: peaks.append(measure_peak(machine, _PEAK_S, threads)),
+        on_round=on_round,
+    )
+    found = {}
+    for name, meter in meters.items():
+        times = meter.kernel_ns()
+        median_ns = statistics.median(times)
+        found[name] = {
+            "kernel_ms": median_ns / 1e6,
+            "kernel_runs": len(times),
+            "kernel_efficiency": flops / (median_ns * 1e-9) / statistics.median(peaks),
+        }
+    return found
 
 
 def _agreements(engines: Mapping[str, Engine], first: str) -> dict[str, float]:

@@ -40,3 +40,19 @@ class Engine:
     name: str
     version: str
     run: Callable[[], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """An engine with its own profiler on: what its kernels take, without the changes of layout around them.
+
+    A network of one layer is called with NCHW data, and every engine spends time on bringing it into its own layout
+    and back. That belongs to the latency of such a call, but says nothing about the layer inside a network.
+
+    Attributes:
+        run: one inference.
+        kernel_ns: after the last run: the kernels' time in each run, the first run's first.
+    """
+
+    run: Callable[[], object]
+    kernel_ns: Callable[[], list[float]]

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 
 import waterline
-from waterline.bench.engine import Engine, Task
+from waterline.bench.engine import Engine, Meter, Task
+
+LAYOUT_CHANGES = ("Copy",)  # at the network's edges
 
 
-def prepare(task: Task, options: Mapping[str, Any] | None = None) -> Engine:
-    """Compile the task's model.
+def compiled(task: Task, options: Mapping[str, Any] | None = None) -> Any:
+    """The task's network.
 
     Args:
         options: of `waterline.compile`, for instance `{"algorithms": ["indirect"]}`.
     """
-    net = waterline.compile(task.model, num_threads=task.threads, dtype=task.dtype, options=dict(options or {}))
-    return engine_of(net, task.inputs)
+    return waterline.compile(task.model, num_threads=task.threads, dtype=task.dtype, options=dict(options or {}))
 
 
 def engine_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Engine:
@@ -27,6 +28,18 @@ def engine_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Engine:
     arrays = list(inputs.values())
     net(*arrays)
     return Engine("waterline", metadata.version("waterline"), lambda: as_list(net(*arrays)))
+
+
+def meter_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Meter:
+    """The layers of a compiled network by its own profile."""
+    arrays = list(inputs.values())
+    times: list[float] = []
+
+    def run() -> None:
+        report = net.profile(*arrays, seconds=1e-9)  # one inference is the least
+        times.append(sum(row.time_ns for row in report.rows if row.algorithm not in LAYOUT_CHANGES))
+
+    return Meter(run, lambda: times)
 
 
 def as_list(results: Any) -> list[np.ndarray]:

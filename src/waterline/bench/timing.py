@@ -212,7 +212,7 @@ class _Turn:
 def _first_duration_ns(call: Call, clock: Clock) -> float:
     """Of one call, after one to warm up. A few are tried, as the first may still page in code and data."""
     call()
-    durations = []
+    durations: list[int] = []
     begin = clock.now_ns()
     while len(durations) < 3 and clock.now_ns() - begin < 1e9:
         start = clock.now_ns()

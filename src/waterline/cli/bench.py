@@ -6,13 +6,14 @@ import argparse
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from waterline.api import environment
 from waterline.bench import ours, peers, records
-from waterline.bench.comparison import compare
-from waterline.bench.engine import Engine, Task
+from waterline.bench.comparison import compare, measure_kernels
+from waterline.bench.engine import Engine, Meter, Task
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.bench.workload import Workload, flops
@@ -77,18 +78,30 @@ def execute(arguments: argparse.Namespace) -> int:
         for batch, count in itertools.product(batches, threads):
             inputs = workload.inputs(batch)
             task = Task(workload.model, inputs, count, arguments.dtype)
-            engines, labels = _engines(task, vs, algorithms, progress, workload.name)
+            engines, labels, meters = _engines(task, vs, algorithms, progress, workload.name, bool(arguments.conv))
             versions = {engine.name: engine.version for engine in engines.values()}
+            work = flops(workload.graph(batch))
             measured = compare(
                 engines,
                 machine,
-                flops=flops(workload.graph(batch)),
+                flops=work,
                 threads=count,
                 labels={"model": workload.name, "dtype": arguments.dtype, "batch": batch},
                 variant_labels=labels,
                 protocol=protocol,
                 on_round=_shower(progress, f"{workload.name}, batch {batch}, {count} threads"),
             )
+            if meters:
+                kernels = measure_kernels(
+                    meters,
+                    machine,
+                    flops=work,
+                    threads=count,
+                    protocol=Protocol(seconds=arguments.seconds / 3),
+                    on_round=_shower(progress, f"{workload.name}, kernels"),
+                )
+                for variant, record in zip(engines, measured, strict=True):
+                    record |= kernels.get(variant, {})
             common = records.environment(machine, versions)
             measured = [{**common, **record} for record in measured]
             if arguments.append:
@@ -109,35 +122,38 @@ def execute(arguments: argparse.Namespace) -> int:
 def _workloads(arguments: argparse.Namespace) -> list[tuple[Callable[[], Workload], Sequence[int]]]:
     """How to build each workload (one at a time: a network may be half a gigabyte), and its batches."""
     if not arguments.conv:
-        size = arguments.image_size
-        return [
-            (lambda name=name: Workload.named(name, size), arguments.batch or [1]) for name in unique(arguments.model)
-        ]
-    specs = layer_specs(arguments.conv)
-    return [(lambda spec=spec: Workload.layer(spec), arguments.batch or [spec.n]) for spec in specs]
+        build = partial(Workload.named, image_size=arguments.image_size)
+        return [(partial(build, name), arguments.batch or [1]) for name in unique(arguments.model)]
+    return [(partial(Workload.layer, spec), arguments.batch or [spec.n]) for spec in layer_specs(arguments.conv)]
 
 
 def _engines(
-    task: Task, vs: Sequence[str], algorithms: Sequence[str], progress: Progress, name: str
-) -> tuple[dict[str, Engine], dict[str, dict[str, Any]]]:
-    """Variant -> engine, ours first; and the labels that tell our variants apart."""
+    task: Task, vs: Sequence[str], algorithms: Sequence[str], progress: Progress, name: str, is_layer: bool
+) -> tuple[dict[str, Engine], dict[str, dict[str, Any]], dict[str, Meter]]:
+    """Variant -> engine, ours first; the labels that tell our variants apart; and for a layer the meters of kernels."""
     engines: dict[str, Engine] = {}
     labels: dict[str, dict[str, Any]] = {}
-    for algorithm in algorithms:
+    meters: dict[str, Meter] = {}
+    for algorithm in algorithms or (None,):
+        variant = f"waterline ({algorithm})" if algorithm else "waterline"
         try:
-            engines[f"waterline ({algorithm})"] = ours.prepare(task, {"algorithms": [algorithm]})
+            net = ours.compiled(task, {"algorithms": [algorithm]} if algorithm else {})
         except Refused as refusal:
             progress.say(f"{name}: {algorithm} is left out: {refusal.message}")
             continue
-        labels[f"waterline ({algorithm})"] = {"algorithm": algorithm}
-    if not algorithms:
-        engines["waterline"] = ours.prepare(task)
+        engines[variant] = ours.engine_of(net, task.inputs)
+        if is_layer:
+            used = next(step.algorithm for step in net.plan.steps if step.spec is not None)
+            labels[variant] = {"algorithm": used}
+            meters[variant] = ours.meter_of(net, task.inputs)
     if not engines:
         raise Refused(f"{name}: no algorithm that was asked for serves this layer", "leave --algorithm out")
     for peer in vs:
         progress.show(f"{name}: preparing {peer}")
         engines[peer] = peers.prepare(peer, task)
-    return engines, labels
+        if is_layer and (meter := peers.meter(peer, task)) is not None:
+            meters[peer] = meter
+    return engines, labels, meters
 
 
 def _shower(progress: Progress, what: str) -> Callable[[int, float], None]:

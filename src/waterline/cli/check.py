@@ -59,7 +59,7 @@ def _layers(arguments: argparse.Namespace, algorithms: list[str]) -> int:
         specs = [spec.with_batch(arguments.batch) for spec in specs]
     failures = checked = 0
     for spec in specs:
-        for algorithm in algorithms or [None]:
+        for algorithm in algorithms or (None,):
             try:
                 check = check_layer(spec, algorithm, num_threads=arguments.threads, dtype=arguments.dtype)
             except Refused as refusal:

@@ -117,8 +117,9 @@ def _layer_figures(row: Mapping[str, Any], total_ns: float) -> tuple[str, ...]:
 
 def comparison(records: Sequence[Record], title: str = "") -> Table:
     """One line a measurement. `ratio` is the time divided by Waterline's in the same rounds: above 1 it is slower."""
-    columns = ("<model", "batch", "threads", "<engine", "median ms", "p10", "p90", "of peak", "ratio", "p10-p90")
-    table = Table(title, columns)
+    columns = ["<model", "batch", "threads", "<engine", "median ms", "p10", "p90", "of peak", "ratio", "p10-p90"]
+    has_kernels = any("kernel_ms" in record for record in records)
+    table = Table(title, columns + (["kernel us", "of peak"] if has_kernels else []))
     previous = None
     for record in records:
         key = (record["model"], record["batch"], record["threads"])
@@ -128,6 +129,9 @@ def comparison(records: Sequence[Record], title: str = "") -> Table:
         if record.get("algorithm"):
             engine += f" ({record['algorithm']})"
         ratio = record["ratio"]
+        kernel = ("", "") if has_kernels else ()
+        if "kernel_ms" in record:
+            kernel = (f"{1e3 * record['kernel_ms']:.1f}", percent(record["kernel_efficiency"]))
         table.rows.append(
             (
                 *shown,
@@ -138,6 +142,7 @@ def comparison(records: Sequence[Record], title: str = "") -> Table:
                 percent(record["computational_efficiency"]),
                 f"{ratio['median']:.2f}",
                 f"{ratio['p10']:.2f}-{ratio['p90']:.2f}",
+                *kernel,
             )
         )
     table.notes += _summary(records)
@@ -165,7 +170,7 @@ def _summary(records: Sequence[Record]) -> list[str]:
         for engine, values in ratios.items():
             if len(values) == len(groups):
                 notes.append(
-                    f"{threads} thread{'s' if threads > 1 else ''}, {len(values)} networks, {engine} / waterline: "
+                    f"{threads} thread{'s' if threads > 1 else ''}, {len(values)} models, {engine} / waterline: "
                     f"geometric mean {geometric_mean(values):.3f}, least {min(values):.3f}"
                 )
     return notes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import Any
 
-from waterline.bench.engine import Engine, Task
+from waterline.bench.engine import Engine, Meter, Task
 from waterline.errors import InvalidArgument
 
 # name -> (module, the package that it needs, how to get it)
@@ -36,6 +37,16 @@ def prepare(name: str, task: Task) -> Engine:
     Raises:
         InvalidArgument: no such peer, or its package is not installed.
     """
+    return _module(name).prepare(task)
+
+
+def meter(name: str, task: Task) -> Meter | None:
+    """A peer with its profiler on; None where it has none that tells the time of each run (OpenVINO: averages only)."""
+    module = _module(name)
+    return module.meter(task) if hasattr(module, "meter") else None
+
+
+def _module(name: str) -> Any:
     module, package, command = PEERS[check_name(name)]
     try:
         importlib.import_module(package)
@@ -43,4 +54,4 @@ def prepare(name: str, task: Task) -> Engine:
         raise InvalidArgument(
             f"the peer {name!r} needs {package}, which cannot be imported: {error}", command
         ) from error
-    return importlib.import_module(f"waterline.bench.peers.{module}").prepare(task)
+    return importlib.import_module(f"waterline.bench.peers.{module}")
