@@ -134,6 +134,38 @@ def test_other_numbers_stay():
     assert recognise_activations(graph) is graph
 
 
+@pytest.mark.parametrize("other", ["two functions", "power", "quotient", "degree"])
+def test_what_is_no_formula_stays(other):
+    b = Builder()
+    x = b.input(2, 3)
+    t = b.unary("sigmoid", x)
+    match other:
+        case "two functions":
+            y = b.binary("mul", b.binary("mul", b.unary("tanh", x), t), x)
+        case "power":
+            y = b.binary("mul", b.binary("pow", x, 0.5), t)
+        case "quotient":
+            y = b.binary("div", t, x)
+        case "degree":
+            y = b.binary("mul", b.binary("pow", x, 3.0), b.binary("mul", t, b.binary("mul", x, x)))
+    graph = b.finish(y)
+    assert recognise_activations(graph) is graph
+
+
+def test_minus_and_square_are_part_of_formulas():
+    """gelu_tanh with x * square(x), and silu as -x * -sigmoid(x)."""
+    b = Builder()
+    x = b.input(2, 3)
+    cube = b.binary("mul", x, b.unary("square", x))
+    argument = b.binary("mul", b.binary("add", x, b.binary("mul", cube, 0.044715)), C)
+    first = b.binary("mul", half(b, x), b.binary("add", 1.0, b.unary("tanh", argument)))
+    second = b.binary("mul", b.unary("neg", x), b.unary("neg", b.unary("sigmoid", x)))
+    graph = b.finish(first, second)
+    result = recognise_activations(graph)
+    assert op_names(result) == ["gelu_tanh", "silu"]
+    check_same(graph, result, 1e-6)
+
+
 def test_two_variables_stay():
     b = Builder()
     x, y = b.input(2, 3), b.input(2, 3)

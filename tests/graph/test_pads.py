@@ -2,8 +2,9 @@ import itertools
 
 import pytest
 
-from waterline.graph.ops import Conv, Pad, Pool
+from waterline.graph.ops import Binary, Conv, Pad, Pool
 from waterline.graph.passes import merge_pads
+from waterline.spec import Activation, Epilogue
 
 from .building import Builder, check_same, op_names
 
@@ -59,6 +60,26 @@ def test_merged(name):
 def test_kept(name):
     graph = before(*KEPT[name])
     assert merge_pads(graph) is graph
+
+
+@pytest.mark.parametrize("source", ["conv", "sum", "pool", "clip"])
+def test_what_is_known_not_to_be_negative(source):
+    """Fused activations count, and pooling passes the knowledge on."""
+    b = Builder()
+    x = b.input(1, 3, 7, 8)
+    match source:
+        case "conv":
+            y = b.conv(x, 3, epilogue=Epilogue(after=Activation("relu")))
+        case "sum":
+            y = b.add(Binary("add", Activation("relu")), x, x)
+        case "pool":
+            y = b.add(Pool("average", (2, 2)), b.unary("sigmoid", x))
+        case "clip":
+            y = b.unary("clip", x, 0.0, 6.0)
+    graph = b.finish(b.add(Pool("max", (3, 3), (2, 2)), b.add(spatial(0, 0, 1, 1), y)))
+    result = merge_pads(graph)
+    assert "Pad" not in op_names(result)
+    check_same(graph, result)
 
 
 def test_max_of_negative_numbers_keeps_its_zeros():

@@ -187,9 +187,8 @@ def networks(draw: st.DrawFn) -> Graph:
     b = Builder(draw(st.integers(0, 10**6)))
     tensors = [b.input(draw(st.integers(1, 2)), 4, 5, 5)]
 
-    def pick(same_as: str | None = None) -> str:
-        fitting = [t for t in tensors if same_as is None or b.graph.shapes[t] == b.graph.shapes[same_as]]
-        return draw(st.sampled_from(fitting[-4:]))
+    def like(x: str) -> list[str]:
+        return [t for t in tensors if b.graph.shapes[t] == b.graph.shapes[x]]
 
     def channels(x: str, axis: int) -> tuple[int, ...]:
         shape = b.graph.shapes[x]
@@ -207,7 +206,8 @@ def networks(draw: st.DrawFn) -> Graph:
         "channels": lambda x: b.binary(draw(KINDS), x, b.random_constant(*channels(x, draw(st.sampled_from([1, 3]))))),
         "silu": lambda x: b.binary("mul", x, b.unary("sigmoid", x)),
         "hard": lambda x: b.binary("div", b.unary("clip", b.binary("add", x, 3.0), 0.0, 6.0), 6.0),
-        "sum": lambda x: b.binary(draw(KINDS), x, pick(x)),
+        "sum": lambda x: b.binary(draw(KINDS), x, draw(st.sampled_from(like(x)))),
+        "residual": lambda x: b.binary("add", b.conv(x, b.graph.shapes[x][1], 1), draw(st.sampled_from(like(x)))),
         "last": lambda x: b.add(Transpose((0, 2, 3, 1)), x),
         "first": lambda x: b.add(Transpose((0, 3, 1, 2)), x),
         "pad": lambda x: b.add(Pad((0, 0, 1, 0), (0, 0, 0, 1)), x),
@@ -215,15 +215,15 @@ def networks(draw: st.DrawFn) -> Graph:
         "reshape": lambda x: b.add(Reshape((0, 0, 0, -1)), x),
     }
     for _ in range(draw(st.integers(1, 14))):
-        x = pick()
+        x = draw(st.sampled_from(tensors[-3:] + tensors[-1:] * 3))  # mostly the newest: chains are what fuses
         if min(b.graph.shapes[x]) < 2 and b.graph.shapes[x][0] != 1:
             continue
         name = draw(st.sampled_from(sorted(steps)))
         if name in ("pool", "pad") and not all(2 <= d <= 12 for d in b.graph.shapes[x][2:]):
             continue
         tensors.append(steps[name](x))
-    outputs = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=3, unique=True))
-    return b.finish(*{*outputs, tensors[-1]})
+    others = draw(st.lists(st.sampled_from(tensors), max_size=1))
+    return b.finish(*dict.fromkeys([tensors[-1], *others]))
 
 
 KINDS = st.sampled_from(["add", "add", "sub", "mul"])

@@ -5,7 +5,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph, Node
-from waterline.graph.ops import AdaptivePool, Conv, Linear, Reshape
+from waterline.graph.ops import AdaptivePool, Conv, ConvTranspose, Linear, MatMul, Reshape
 from waterline.reference import compare, conv2d, conv_bound, network_bound, run
 from waterline.reference.elementwise import activate
 from waterline.spec import ACTIVATIONS, Activation, ConvSpec, Epilogue
@@ -110,6 +110,13 @@ def test_whole_numbers_allow_nothing():
     assert (conv_bound(spec, np.ones((1, 4, 3, 3)), np.ones((2, 4, 1, 1))) == 0).all()
 
 
+def test_underflow_is_not_an_error():
+    spec = ConvSpec(1, 4, 3, 3, 2, 1, 1)
+    x, weight = np.full((1, 4, 3, 3), 1e-20), np.full((2, 4, 1, 1), 1e-21)
+    truth = conv2d(x, weight, None, spec)
+    assert compare(np.zeros_like(truth), truth, conv_bound(spec, x, weight)).is_within
+
+
 # ---- comparison -----------------------------------------------------------------------------------------------------
 def test_compare_finds_the_worst_element():
     expected = np.array([[1.0, 2.0], [3.0, 4.0]])
@@ -203,6 +210,26 @@ def test_network_bound_notices_a_small_mistake():
     graph.constants["w3"] = graph.constants["w3"].copy()
     graph.constants["w3"][3, 5, 1, 1] *= 1.01
     assert not compare(run(graph, {"x": x})["y"], truth, bound).is_within
+
+
+@pytest.mark.parametrize("op", ["transposed", "transposed with bias", "product", "gelu"])
+def test_network_bound_of_other_layers(op):
+    """About the rounding that one layer does: between a tenth and a thousand units in the last place."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((1, 8, 6, 6)).astype(np.float32)
+    weight, bias = random.standard_normal((8, 8, 3, 3)).astype(np.float32), np.ones(8, np.float32)
+    layers = {
+        "transposed": (ConvTranspose((2, 2)), {"w": weight}),
+        "transposed with bias": (ConvTranspose((2, 2), bias=True), {"w": weight, "b": bias}),
+        "product": (MatMul(), {"w": random.standard_normal((6, 5)).astype(np.float32)}),
+        "gelu": (Conv(epilogue=Epilogue(bias=True, after=Activation("gelu"))), {"w": weight, "b": bias}),
+    }
+    layer, constants = layers[op]
+    nodes = [Node("layer", layer, ("x", *constants), ("y",))]
+    graph = Graph("one", ["x"], ["y"], nodes, {"x": x.shape}, constants).infer()
+    bound, truth = network_bound(graph, {"x": x})["y"], run(graph, {"x": x})["y"]
+    assert 0.1 < bound / np.abs(truth).max() / 2.0**-23 < 1000
+    assert compare(truth.astype(np.float32), truth, bound).is_within
 
 
 def test_network_bound_follows_factors_and_seed():

@@ -128,6 +128,12 @@ def test_whole_positions_are_exact():
         np.testing.assert_array_equal(evaluate(op, [x]).ravel(), expected)
 
 
+def test_one_pytorch_half_pixel_is_the_first():
+    """ONNX: the position is 0 where the resized axis has the length 1."""
+    op = Resize("linear", size=(1, 6), coordinates="pytorch_half_pixel")
+    assert_close(evaluate(op, [X]), X[:, :, :1])
+
+
 def test_nearest_copies_infinity_without_spreading_it():
     x = np.array([1.0, np.inf, 2.0]).reshape(1, 1, 1, 3)
     op = Resize("nearest", size=(1, 6), coordinates="asymmetric", rounding="floor")

@@ -35,6 +35,7 @@ Array = np.ndarray
 # The spacing of numbers at one (twice the unit roundoff) of the type that sums are kept in, and of the type of storage.
 SUM_EPS = {"f32": 2.0**-23, "bf16": 2.0**-23, "f16": 2.0**-23, "i8": 0.0}
 STORE_EPS = {"f32": 0.0, "bf16": 2.0**-7, "f16": 2.0**-10, "i8": 0.0}  # f32: the sum's type, nothing is lost on storing
+TINY = 2.0**-126  # what a result may lose below the normal numbers of f32: the model above leaves underflow out
 ACTIVATION_ULPS = 4  # an activation's own evaluation: this many eps of its argument and of its result
 SLACK = 4.0
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -68,7 +69,7 @@ def conv_bound(
             shift = np.asarray(bias, np.float64)[:, None, None]
             value, magnitude = value + shift, magnitude + np.abs(shift)
         depth = spec.group_c * spec.taps  # inserted zeros count: an upper bound is wanted
-        error = factor * eps * (depth + 2) * magnitude
+        error = (depth + 2) * (factor * eps * magnitude + (TINY if eps else 0.0))
         value, error = activation_bound(epilogue.before, value, error, eps)
         if residual is not None:
             value = value + residual
