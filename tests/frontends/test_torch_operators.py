@@ -194,6 +194,7 @@ FUNCTIONS = {
     ),
     "beyond_the_end": lambda x, y: x[:, :99] + y[:, -99:],
     "pads": lambda x, y: F.pad(x, (1, 0, 2, 1, 0, 3), value=1.5) + F.pad(y, (1, 0, 2, 1, 0, 3), value=-1.0),
+    "circular_pad": lambda x, y: F.pad(x, (1, 2, 0, 1), mode="circular"),
     "views": lambda x, y: x.view(len(x), -1) + y.reshape(-1, 120),
     "joined": lambda x, y: x.flatten(0, 1).unflatten(0, (-1, 5)) + y.view(-1, 4, 6).reshape(y.shape),
     "squeezes": lambda x, y: x.mean((2, 3), True).squeeze(-1).squeeze(2).unsqueeze(1).unsqueeze(-1).squeeze((1, 3)),

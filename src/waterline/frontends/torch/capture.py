@@ -16,7 +16,8 @@ from waterline.errors import Error, InvalidArgument, InvalidModel
 from waterline.frontends.torch.importer import label_of
 
 _EVAL_HINT = "call model.eval() before compiling: Waterline computes inference"
-_MAY_RETURN_ITS_INPUT = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}  # not in the schema
+# Operators that may return their input itself, although their schema does not say so.
+_MAY_RETURN_ITS_INPUT = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "type_as"}
 
 
 def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -185,9 +186,15 @@ def _has_visible_mutation(program: ExportedProgram) -> bool:
     position = {node: i for i, node in enumerate(nodes)}
     own = {x.name for x in nodes if x.op == "placeholder"} - set(program.graph_signature.user_inputs)
     for writer, members in _mutations(program.graph):
-        if any(
-            member.name in own or any(position[user] > position[writer] for user in member.users) for member in members
-        ):
+        read_again = any(position[user] > position[writer] for member in members for user in member.users)
+        secret = [member for member in members if _operator(member) in _MAY_RETURN_ITS_INPUT]
+        if read_again and secret:
+            raise InvalidModel(
+                f"{label_of(writer)!r} writes in place to what {_operator(secret[0])} returned, "
+                "and the tensor is read again",
+                "make the operation not in-place",
+            )
+        if read_again or any(member.name in own for member in members):
             return True
     return False
 
@@ -209,6 +216,12 @@ def _mutations(graph: fx.Graph) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
             group[member] = shared
 
 
+def _operator(node: fx.Node) -> str:
+    """The operator's name without namespace and overload; empty for other nodes."""
+    is_operator = isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema.name.partition("::")[2] if is_operator else ""
+
+
 def _aliased(node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     """The arguments whose memory the result may share, and those that are written."""
     if not isinstance(node.target, torch._ops.OpOverload):  # getitem of a list of views, higher-order operators
@@ -219,6 +232,6 @@ def _aliased(node: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
         nodes = [x for x in pytree.tree_leaves(value) if isinstance(x, fx.Node)]
         if argument.alias_info is not None and argument.alias_info.is_write:
             written += nodes
-        elif argument.alias_info is not None or schema.name.removeprefix("aten::") in _MAY_RETURN_ITS_INPUT:
+        elif argument.alias_info is not None or _operator(node) in _MAY_RETURN_ITS_INPUT:
             read_from += nodes
     return read_from, written

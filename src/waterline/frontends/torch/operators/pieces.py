@@ -8,7 +8,7 @@ import torch
 
 from waterline.frontends.torch.builder import Builder, Unsupported, Value
 from waterline.frontends.torch.operators.axes import resolve
-from waterline.frontends.torch.operators.views import squeeze, unsqueeze
+from waterline.frontends.torch.operators.views import expand, squeeze, unsqueeze
 from waterline.graph.ops import END, Concat, Pad, Slice
 
 
@@ -114,6 +114,31 @@ def repeat(b: Builder, x: Value, repeats: Sequence[int]) -> Value:
     return x
 
 
+def slice_scatter(
+    b: Builder, x: Value, part: Value, dim: int = 0, start: int | None = None, stop: int | None = None, step: int = 1
+) -> Value:
+    """x with `part` in the place of `start:stop`."""
+    axis = resolve(dim, x.rank)
+    first, last, step = slice(start, stop, step).indices(x.shape[axis])
+    if step != 1:
+        raise Unsupported(f"step {step}")
+    last = max(first, last)
+    ends = [cut(b, x, axis, 0, first)] if first > 0 else []
+    after = [cut(b, x, axis, last, END)] if last < x.shape[axis] else []
+    return cat(b, [*ends, part, *after], axis)
+
+
+def select_scatter(b: Builder, x: Value, part: Value, dim: int, index: int) -> Value:
+    axis = resolve(dim, x.rank)
+    first = resolve(index, x.shape[axis])
+    return slice_scatter(b, x, unsqueeze(b, part, axis), axis, first, first + 1)
+
+
+def copy(b: Builder, x: Value, source: Value, non_blocking: bool = False) -> Value:
+    """`source`, with the shape of x."""
+    return expand(b, source, x.shape)
+
+
 # ---- padding --------------------------------------------------------------------------------------------------------
 def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float = 0.0) -> Value:
     """`pads` as PyTorch writes them: two numbers an axis, the last axis first."""
@@ -138,10 +163,22 @@ def replication_pad(b: Builder, x: Value, pads: Sequence[int]) -> Value:
 
 
 def pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float | None = None) -> Value:
-    name = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}.get(mode)
-    if name is None:
-        raise Unsupported(f"mode {mode!r}")
+    if mode == "circular":
+        return _wrap(b, x, pads)
+    name = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
     return _pad(b, x, pads, name, value or 0.0)
+
+
+def _wrap(b: Builder, x: Value, pads: Sequence[int]) -> Value:
+    """Circular padding: what leaves on one side comes in on the other."""
+    for i in range(len(pads) // 2):
+        axis, before, after = x.rank - 1 - i, pads[2 * i], pads[2 * i + 1]
+        if min(before, after) < 0:
+            raise Unsupported(f"circular padding by {min(before, after)}")
+        first = [cut(b, x, axis, -before, END)] if before else []
+        last = [cut(b, x, axis, 0, after)] if after else []
+        x = cat(b, [*first, x, *last], axis)
+    return x
 
 
 # ---- values that do not depend on the input's -----------------------------------------------------------------------
@@ -178,6 +215,9 @@ CONVERTERS: dict[str, Callable] = {
     "stack.default": stack,
     "flip.default": flip,
     "roll.default": roll,
+    "slice_scatter.default": slice_scatter,
+    "select_scatter.default": select_scatter,
+    "copy.default": copy,
     "repeat.default": repeat,
     "constant_pad_nd.default": constant_pad,
     "pad.default": pad,
