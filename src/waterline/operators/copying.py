@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from waterline.codegen.cpu.emitter import Emitter, Value
+from waterline.codegen.cpu.emitter import F32, Emitter, Value
 from waterline.codegen.cpu.kernel import Kernel
 from waterline.operators.lanes import load_lanes, store_lanes
 from waterline.operators.nest import F32_BYTES, Nest
@@ -56,6 +56,34 @@ class Fill(Kernel):
             store_lanes(e, value, output, offsets[0], stride, count)
 
         self.nest.for_each_vector(e, begin, end, body)
+
+
+@dataclass(frozen=True)
+class Renumbering(Kernel):
+    """A reshape between layouts that share no axes, element by element. Args: output, input.
+
+    Attributes:
+        loops: over the output's elements; the operands are the output and its elements' numbers in logical order.
+        shape, strides: of the input.
+    """
+
+    loops: Nest
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def build(self, emitter: Emitter, args: Value, begin: Value, end: Value, scratch: Value) -> None:
+        e = emitter
+        output, x = e.load_pointer(args, 0), e.load_pointer(args, 8)
+
+        def body(offsets: list[Value]) -> None:
+            number, source = e.div(offsets[1], F32_BYTES), e.index(0)
+            for axis in range(len(self.shape) - 1, -1, -1):
+                digit = number if axis == 0 else e.mod(number, self.shape[axis])
+                number = e.div(number, self.shape[axis])
+                source = e.add(source, e.mul(digit, self.strides[axis] * F32_BYTES))
+            e.store(e.load(x, F32, source, F32_BYTES), output, offsets[0])
+
+        self.loops.for_each_point(e, begin, end, body)
 
 
 def fill_run(e: Emitter, value: Value, pointer: Value, offset_bytes: Value | int, elems: int) -> None:

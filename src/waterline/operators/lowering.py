@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from waterline.codegen.cpu.kernel import Call
 from waterline.graph import ops
 from waterline.machine import Machine
-from waterline.operators import elementwise, movement, pooling, reduction
+from waterline.operators import (
+    elementwise,
+    matmul,
+    movement,
+    normalisation,
+    pooling,
+    reduction,
+    resize,
+    response,
+    softmax,
+)
 from waterline.spec import TensorView
 
 _LOWERINGS: dict[type[ops.Op], Callable[..., list[Call]]] = {
@@ -22,6 +32,13 @@ _LOWERINGS: dict[type[ops.Op], Callable[..., list[Call]]] = {
     ops.Pad: movement.lower_pad,
     ops.Expand: movement.lower_expand,
     ops.Transpose: movement.lower_transpose,
+    ops.Reshape: movement.lower_reshape,
+    ops.Resize: resize.lower_resize,
+    ops.LayerNorm: normalisation.lower_layer_norm,
+    ops.GroupNorm: normalisation.lower_group_norm,
+    ops.LocalResponseNorm: response.lower_response_norm,
+    ops.Softmax: softmax.lower_softmax,
+    ops.MatMul: matmul.lower_matmul,
 }
 
 

@@ -26,7 +26,7 @@ class MappedAxis:
 
 @dataclass(frozen=True)
 class Mapped(Kernel):
-    """Args: output, input. `axes` are the loops, outermost first, two at least; an item is `rows` of the last but one."""
+    """Args: output, input. `axes` are loops, outermost first, at least two; an item is `rows` of the last but one."""
 
     axes: tuple[MappedAxis, ...]
     batch: tuple[int, int]

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from waterline.codegen.cpu.kernel import Arg, Call, Input, Kernel, Number, Output
-from waterline.graph.ops import Concat, Expand, Pad, Slice, Transpose
+from waterline.graph.ops import Concat, Expand, Pad, Reshape, Slice, Transpose
 from waterline.machine import Machine
-from waterline.operators.copying import Copy, Fill
+from waterline.operators.copying import Copy, Fill, Renumbering
 from waterline.operators.lines import MOST_PLANES, Border, Lines
 from waterline.operators.mapping import lower_mapped
 from waterline.operators.nest import F32_BYTES, ITEM_ELEMS, Nest, broadcast_strides, chunk, is_batched, nest
 from waterline.operators.transposition import transposition
 from waterline.spec import TensorView
+
+INPUT = Input(0)
 
 
 def copy(x: TensorView, y: TensorView, machine: Machine) -> list[Call]:
@@ -27,7 +29,7 @@ def copy_part(
     y: TensorView,
     machine: Machine,
     *,
-    source: Arg = Input(0),
+    source: Arg = INPUT,
     x_offset: int = 0,
     y_offset: int = 0,
     phase: str = "",
@@ -62,9 +64,9 @@ def copy_kernel(x: TensorView, y: TensorView, batched: bool, machine: Machine) -
             batched=batched,
         )
         loops = Nest(
-            outer.sizes + inner,
+            (*outer.sizes, *inner),
             tuple(
-                strides + (view.strides[source], view.strides[target])
+                (*strides, view.strides[source], view.strides[target])
                 for strides, view in zip(outer.strides, (y, x), strict=True)
             ),
             outer.batch,
@@ -122,8 +124,9 @@ def merged_borders(axes: Sequence[Border]) -> list[Border]:
             and outer.output_stride == axis.output_stride * axis.size
             and outer.input_stride == axis.input_stride * axis.size
         ):
-            sizes = [part * axis.size for part in (outer.size, outer.before, outer.after)]
-            merged[-1] = Border(*sizes, axis.input_stride, axis.output_stride)
+            merged[-1] = replace(
+                axis, size=outer.size * axis.size, before=outer.before * axis.size, after=outer.after * axis.size
+            )
         else:
             merged.append(axis)
     return merged
@@ -157,6 +160,58 @@ def lower_transpose(
     x = inputs[0]
     turned = TensorView(tuple(x.shape[axis] for axis in op.perm), tuple(x.strides[axis] for axis in op.perm))
     return copy(turned, outputs[0], machine)
+
+
+def lower_reshape(
+    op: Reshape, inputs: Sequence[TensorView], outputs: Sequence[TensorView], machine: Machine
+) -> list[Call]:
+    x, y = inputs[0], outputs[0]
+    common = refined(x, y)
+    if common is not None:
+        return copy(*common, machine)
+    batched = is_batched(y) and x.shape[0] == y.shape[0]
+    dense = TensorView.dense(y.shape)
+    loops = nest(y.shape, [y.strides, dense.strides], batched=batched).with_points(ITEM_ELEMS)
+    kernel = Renumbering(loops, x.shape, x.strides)
+    items = loops.image_items * (y.shape[0] if batched else 1)
+    return [Call(kernel, (Output(), Input(0)), items, chunk(items, 2 * loops.item_elems * F32_BYTES))]
+
+
+def refined(x: TensorView, y: TensorView) -> tuple[TensorView, TensorView] | None:
+    """Both tensors cut into the same axes, if their own axes in logical order fall on each other's boundaries."""
+    keep_batch = bool(x.shape and y.shape) and x.shape[0] == y.shape[0]
+    left, right = logical_axes(x, keep_batch), logical_axes(y, keep_batch)
+    shape: list[int] = []
+    strides: tuple[list[int], list[int]] = ([], [])
+    while left and right:
+        size = min(left[0][0], right[0][0])
+        for axes, steps in ((left, strides[0]), (right, strides[1])):
+            whole, stride = axes.pop(0)
+            if whole % size:
+                return None
+            steps.append(stride * (whole // size))
+            if whole > size:
+                axes.insert(0, (whole // size, stride))
+        shape.append(size)
+    return TensorView(tuple(shape), tuple(strides[0])), TensorView(tuple(shape), tuple(strides[1]))
+
+
+def logical_axes(view: TensorView, keep_batch: bool) -> list[tuple[int, int]]:
+    """(size, stride) of the axes in logical order, without those of size 1, neighbours merged where they continue.
+
+    With `keep_batch` axis 0 stays as it is.
+    """
+    axes: list[tuple[int, int]] = []
+    for i, (size, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
+        if keep_batch and i == 0:
+            continue
+        if size == 1:
+            continue
+        if axes and axes[-1][1] == stride * size:
+            axes[-1] = (axes[-1][0] * size, stride)
+        else:
+            axes.append((size, stride))
+    return [(view.shape[0], view.strides[0]), *axes] if keep_batch else axes
 
 
 def lower_expand(

@@ -58,6 +58,12 @@ class Nest:
     def with_items(self, rows: int, span: int | None = None) -> Nest:
         return replace(self, rows=max(1, rows), span=span or max(1, self.sizes[-1]))
 
+    def with_points(self, points: int) -> Nest:
+        """About so many elements in a work item, for `for_each_point`."""
+        if self.sizes[-1] > points:
+            return self.with_items(1, max(1, points))
+        return self.with_items(points // max(1, self.sizes[-1]))
+
     # ---- emission -----------------------------------------------------------------------------------------------
     def for_each_item(
         self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value], Value, Value], None]
@@ -117,6 +123,17 @@ class Nest:
             elif tail:
                 with e.when(e.builder.icmp_signed("==", span, e.index(self.spans - 1))):
                     body(self.moved(e, offsets, full * lanes, -1), tail)
+
+        self.for_each_row(e, begin, end, along)
+
+    def for_each_point(self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value]], None]) -> None:
+        """Emits `body(offsets in bytes)` for every element."""
+
+        def along(offsets: list[Value], span: Value) -> None:
+            first = e.mul(span, self.span)
+            stop = self.sizes[-1] if self.spans == 1 else e.minimum(e.add(first, self.span), self.sizes[-1])
+            with e.loop(0 if self.spans == 1 else first, stop, name="point") as index:
+                body(self.moved(e, offsets, index, -1))
 
         self.for_each_row(e, begin, end, along)
 

@@ -246,7 +246,7 @@ def lower_windows(
     )
     items = x.shape[0] * rows.count * loops.spans
     taps = math.prod(w.taps or -(-w.size // w.count) for w in (rows, columns))
-    item_bytes = columns.count * width * lanes * (taps + 1) * F32_BYTES
+    item_bytes = columns.count * width * lanes * (taps + 3) // 4 * F32_BYTES  # taps are read again from L1
     kernel = Pooling(kind, norm, rows, columns, (x.strides[2], x.strides[3]), loops)
     return [Call(kernel, (Output(), Input(0)), items, chunk(items, item_bytes))]
 

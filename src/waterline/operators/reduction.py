@@ -17,7 +17,7 @@ from waterline.graph.ops import AdaptivePool, Reduce
 from waterline.machine import Machine
 from waterline.operators.accumulation import accumulate, merging
 from waterline.operators.lanes import fold, keep, load_lanes, store_lanes
-from waterline.operators.nest import F32_BYTES, Nest, chunk, is_batched, merge_axes, nest
+from waterline.operators.nest import F32_BYTES, ITEM_ELEMS, Nest, chunk, is_batched, merge_axes, nest
 from waterline.spec import TensorView
 
 ACCUMULATIONS = {"mean": "sum", "sum": "sum", "l2": "sum", "max": "max", "min": "min"}
@@ -52,19 +52,17 @@ class Reduction(Kernel):
         kind = ACCUMULATIONS[self.kind]
         neutral, merge = merging(e, kind)
 
-        def row(offsets: list[Value], _: Value) -> None:
-            with e.loop(0, self.kept.sizes[-1], name="kept") as index:
-                to, source = self.kept.moved(e, offsets, index, -1)
+        def point(offsets: list[Value]) -> None:
+            to, source = offsets
 
-                def term(offset: Value, count: int | None) -> list[Value]:
-                    value = load_lanes(e, x, e.add(source, offset), self.axes[-1][1], count)
-                    return [keep(e, self.prepared(e, value), count, neutral)]
+            def term(offset: Value, count: int | None) -> list[Value]:
+                value = load_lanes(e, x, e.add(source, offset), self.axes[-1][1], count)
+                return [keep(e, self.prepared(e, value), count, neutral)]
 
-                (lanes,) = accumulate(e, kind, self.axes, term, step=e.lanes, streams=ACCUMULATORS)
-                result = self.finished(e, e.splat(fold(e, lanes, merge), 1))
-                store_lanes(e, result, output, to, 1)
+            (lanes,) = accumulate(e, kind, self.axes, term, step=e.lanes, streams=ACCUMULATORS)
+            store_lanes(e, self.finished(e, e.splat(fold(e, lanes, merge), 1)), output, to, 1)
 
-        self.kept.for_each_row(e, begin, end, row)
+        self.kept.for_each_point(e, begin, end, point)
 
     def reduce_across(self, e: Emitter, output: Value, x: Value, begin: Value, end: Value) -> None:
         stride_out, stride_in = (strides[-1] for strides in self.kept.strides)
@@ -112,7 +110,7 @@ def lower_axes(
     count = math.prod(size for size, _ in reduced)
     lanes = machine.lanes()
     if along:
-        kept = kept.with_items(4096 // max(1, count * kept.sizes[-1]))
+        kept = kept.with_points(ITEM_ELEMS // max(1, count))
         item_bytes = kept.item_elems * count * F32_BYTES
     else:
         vectors = -(-kept.sizes[-1] // lanes)
