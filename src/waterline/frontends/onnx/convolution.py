@@ -19,7 +19,7 @@ def conv(call: Call) -> Value:
         window.stride,
         window.pad,
         window.dilation,
-        call.attributes.integer("group", 1),
+        _groups(call),
         Epilogue(bias=bool(bias)),
     )
     return lower(call, call.emit(op, lift(call, x), lift(call, weight), *bias), len(x.shape))
@@ -37,9 +37,7 @@ def conv_transpose(call: Call) -> Value:
     output_pad = (0, extra[0]) if rank == 1 else (extra[0], extra[1])
     window, output_pad = _sized(call, window, output_pad, x.shape)
     bias = [call.value(2)] if call.has(2) else []
-    op = ops.ConvTranspose(
-        window.stride, window.pad, output_pad, window.dilation, call.attributes.integer("group", 1), bool(bias)
-    )
+    op = ops.ConvTranspose(window.stride, window.pad, output_pad, window.dilation, _groups(call), bool(bias))
     return lower(call, call.emit(op, lift(call, x), lift(call, weight), *bias), len(x.shape))
 
 
@@ -69,6 +67,13 @@ def _sized(
         begin[i], end[i] = (small, large) if auto == "SAME_UPPER" else (large, small)
     pad = (begin[0], begin[1], end[0], end[1])
     return Window(window.kernel, window.stride, pad, window.dilation), (extra[0], extra[1])
+
+
+def _groups(call: Call) -> int:
+    groups = call.attributes.integer("group", 1)
+    if groups < 1:
+        raise InvalidModel(f"group is {groups}, at least 1 is expected")
+    return groups
 
 
 def _check_ranks(x: tuple[int, ...], weight: tuple[int, ...]) -> None:

@@ -15,7 +15,8 @@ from waterline.errors import InvalidModel
 from waterline.graph import ops
 from waterline.graph.ops import Op, Shape
 
-FOLDING_LIMIT_BYTES = 2**32
+FOLDING_LIMIT_BYTES = 2**30
+FOLDING_FACTOR = 8
 
 BINARY: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
@@ -29,19 +30,26 @@ REDUCE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "max": np.max, "m
 
 
 class Budget:
-    """The memory that constants computed from constants may take together; it stops files that ask for terabytes."""
+    """The memory that constants computed from constants may take together; it stops files that ask for terabytes.
 
-    def __init__(self, limit_bytes: int = FOLDING_LIMIT_BYTES) -> None:
-        self.limit_bytes = limit_bytes
-        self.left_bytes = limit_bytes
+    A gigabyte, and a multiple of what the model itself brings: folding weights takes more in larger models.
+    """
+
+    def __init__(self) -> None:
+        self.limit_bytes = FOLDING_LIMIT_BYTES
+        self.taken_bytes = 0
+
+    def grant(self, count_bytes: int) -> None:
+        """An initializer of this size was read."""
+        self.limit_bytes += FOLDING_FACTOR * count_bytes
 
     def take(self, count_bytes: int) -> None:
         """Called before memory is allocated. Raises InvalidModel when nothing is left."""
-        self.left_bytes -= count_bytes
-        if self.left_bytes < 0:
+        self.taken_bytes += count_bytes
+        if self.taken_bytes > self.limit_bytes:
             raise InvalidModel(
-                f"the constants that the model computes from constants would need "
-                f"{self.limit_bytes - self.left_bytes} bytes, {self.limit_bytes} are allowed",
+                f"the constants that the model computes from constants would need {self.taken_bytes} bytes, "
+                f"{self.limit_bytes} are allowed",
                 "store large constants as initializers",
             )
 

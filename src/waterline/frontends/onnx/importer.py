@@ -20,7 +20,7 @@ from waterline.graph import Graph
 from waterline.graph.ops import Shape
 
 DEEPEST_NESTING = 64
-MOST_NODES = 1_000_000
+MOST_NODES = 100_000
 UNORDERED = "the graph has a cycle, or its nodes are not in the order of execution"
 
 # What NumPy, protobuf and Python raise for numbers and names that make no sense.
@@ -153,7 +153,9 @@ class Importer:
         results += [Missing(f"nothing computes output {i} of {label!r}") for i in range(len(results), len(node.output))]
         fresh = {id(step.output) for step in self.builder.steps[before:]}
         for name, value in zip(node.output, results, strict=True):
-            if isinstance(value, Tensor) and id(value) in fresh and name:
+            if (isinstance(value, Tensor) and id(value) in fresh and name) or (
+                isinstance(value, Constant) and not value.name
+            ):
                 value.name = scope.prefix + name
         return results
 
@@ -208,6 +210,7 @@ class Importer:
         if name in self.model.positions and scope.bound is None:
             try:
                 value = Constant(self.model.initializer(name), name)
+                self.builder.budget.grant(value.array.nbytes)
             except RefusalError as refusal:
                 value = Missing(refusal.reason)
             root = scope

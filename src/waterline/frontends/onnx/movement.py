@@ -97,7 +97,7 @@ def tile(call: Call) -> Value:
         call.builder.budget.take(math.prod(result) * pieces.array.itemsize)
     # In the expanded shape 1 stands for the input's own size.
     factors = [size if i % 2 == 0 else 1 for i, size in enumerate(wide)]
-    return call.builder.reshape(call.emit(ops.Expand(tuple(factors)), pieces), result)
+    return call.builder.reshape(call.emit(ops.Expand(tuple(factors)), pieces), result, 0)
 
 
 # ---- joining and cutting --------------------------------------------------------------------------------------------
