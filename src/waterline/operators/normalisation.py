@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from waterline.codegen.cpu import functions
 from waterline.codegen.cpu.emitter import F32, Emitter, Value
-from waterline.codegen.cpu.kernel import Call, Input, Kernel, Output
+from waterline.codegen.cpu.kernel import Arg, Call, Input, Kernel, Output
 from waterline.graph.ops import GroupNorm, LayerNorm
 from waterline.machine import Machine
-from waterline.operators.accumulation import accumulate, merging
+from waterline.operators.accumulation import UNROLLED_TERMS, accumulate, merging
 from waterline.operators.lanes import fold, keep, load_lanes, store_lanes
 from waterline.operators.nest import F32_BYTES, ITEM_ELEMS, Nest, chunk, is_batched, nest
 from waterline.spec import TensorView
@@ -83,8 +83,12 @@ class LayerNormalisation(Kernel):
                 self.for_each_vector(e, self.axes.moved(e, offsets, index, axis), axis + 1, body)
             return
         full, tail = divmod(size, e.lanes)
-        with e.loop(0, full * e.lanes, e.lanes, name="vector") as index:
-            body(self.axes.moved(e, offsets, index, axis), None)
+        if full <= UNROLLED_TERMS:
+            for vector in range(full):
+                body(self.axes.moved(e, offsets, vector * e.lanes, axis), None)
+        else:
+            with e.loop(0, full * e.lanes, e.lanes, name="vector") as index:
+                body(self.axes.moved(e, offsets, index, axis), None)
         if tail:
             body(self.axes.moved(e, offsets, full * e.lanes, axis), tail)
 
@@ -103,7 +107,7 @@ def lower_layer_norm(
     count = math.prod(axes.sizes)
     rows = rows.with_points(ITEM_ELEMS // max(1, count))
     items = rows.image_items * (x.shape[0] if batched else 1)
-    args = (Output(), *(Input(i) for i in range(len(inputs))))
+    args: tuple[Arg, ...] = (Output(), *(Input(i) for i in range(len(inputs))))
     kernel = LayerNormalisation(rows, axes, op.epsilon)
     return [Call(kernel, args, items, chunk(items, 2 * F32_BYTES * count * rows.item_elems))]
 
@@ -243,5 +247,5 @@ def lower_group_norm(
     )
     items = x.shape[0] * (channels // kernel.block)
     item_bytes = 4 * F32_BYTES * kernel.block * math.prod(positions.sizes)
-    args = (Output(), *(Input(i) for i in range(3)))
+    args = (Output(), Input(0), Input(1), Input(2))
     return [Call(kernel, args, items, chunk(items, item_bytes), scratch_bytes=2 * kernel.scratch_elems * F32_BYTES)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from waterline.codegen.cpu.emitter import Value
+from waterline.codegen.cpu.emitter import Emitter, Value
 from waterline.codegen.cpu.kernel import Call, Input, Kernel, Output
 from waterline.graph.ops import Resize
 from waterline.machine import Machine
