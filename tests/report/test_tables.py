@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from waterline.report.tables import Table, comparison, milliseconds, per_layer, percent
+from waterline.report.tables import Table, comparison, milliseconds, per_layer, percent, short_shape
 
 TABLE = Table("title", ("<name", "value"), [("a|b", "1.0"), ("long name", "10.25")], [("sum", "11.25")], ["a note"])
 
@@ -112,7 +112,10 @@ def test_per_layer() -> None:
     pool |= {"bound_ns": 1000, "effective_flops_per_s": 0.0, "computational_efficiency": 0.0}
     totals = {"time_ns": 4000, "flops": 6000, "bound_ns": 2500}
     totals |= {"effective_flops_per_s": 1.5e9, "computational_efficiency": 0.375}
-    table = per_layer({"rows": [conv, pool], "totals": totals})
+    totals["waterline"] = 0.6
+    machine = {"threads": 2, "peak_flops_per_s": 4e9, "bytes_per_s": 1e9}
+    table = per_layer({"rows": [conv, pool], "totals": totals, **machine})
+    assert "60.0 % of peak" in table.notes[0]
     assert table.rows[0][3:] == ("3.0", "75.0 %", "2.0", "50.0 %", "1.5", "50.0 %")
     assert table.rows[1][3:] == ("1.0", "25.0 %", "", "", "1.0", "100.0 %")
     assert table.totals[0][3:] == ("4.0", "100.0 %", "1.5", "37.5 %", "2.5", "62.5 %")
@@ -127,3 +130,15 @@ def test_milliseconds(value: float, text: str) -> None:
 
 def test_percent() -> None:
     assert (percent(0.1234), percent(float("nan"))) == ("12.3 %", "-")
+
+
+@pytest.mark.parametrize(
+    ("shape", "short"),
+    [
+        ("n1_c64_h56_w56_k128_r3_s3_st2_pd1_dl1_g1_f32", "64x56x56 3x3/2 -> 128"),
+        ("n4_c64_h56_w7_k64_r3_s1_st1x2_pd1_dl2x1_g8_f32", "4x64x56x7 3x1/1x2 -> 64 g8 dl2x1"),
+        ("1x64x28x28", "1x64x28x28"),
+    ],
+)
+def test_short_shape(shape: str, short: str) -> None:
+    assert short_shape(shape) == short

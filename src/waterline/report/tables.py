@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from waterline.bench.comparison import fastest_peer
 from waterline.bench.records import Record
 from waterline.bench.timing import geometric_mean
+from waterline.spec import ConvSpec
 
 
 @dataclass
@@ -98,9 +99,30 @@ def per_layer(report: Mapping[str, Any], title: str = "") -> Table:
     table = Table(title, columns)
     totals = report["totals"]
     for row in report["rows"]:
-        table.rows.append((row["name"], row["shape"], row["algorithm"], *_layer_figures(row, totals["time_ns"])))
+        shape = short_shape(row["shape"])
+        table.rows.append((row["name"], shape, row["algorithm"], *_layer_figures(row, totals["time_ns"])))
     table.totals.append(("network", "", "", *_layer_figures(totals, totals["time_ns"])))
+    threads = report["threads"]
+    table.notes.append(
+        f"{threads} thread{'s' if threads > 1 else ''}, measured peak {report['peak_flops_per_s'] / 1e9:.0f} GFLOP/s, "
+        f"memory {report['bytes_per_s'] / 1e9:.0f} GB/s. Waterline (every layer at its bound): "
+        f"{percent(totals['waterline'])} of peak."
+    )
     return table
+
+
+def short_shape(shape: str) -> str:
+    """A layer's id as people write it: input, filter / stride, output channels, groups. Other shapes as they are."""
+    if not shape.startswith("n"):
+        return shape
+    spec = ConvSpec.parse(shape)
+    stride = "" if spec.stride == (1, 1) else f"/{spec.stride[0]}"
+    if spec.stride[0] != spec.stride[1]:
+        stride += f"x{spec.stride[1]}"
+    groups = "" if spec.groups == 1 else f" g{spec.groups}"
+    dilation = "" if spec.dilation == (1, 1) else f" dl{spec.dilation[0]}x{spec.dilation[1]}"
+    batch = "" if spec.n == 1 else f"{spec.n}x"
+    return f"{batch}{spec.c}x{spec.h}x{spec.w} {spec.r}x{spec.s}{stride} -> {spec.k}{groups}{dilation}"
 
 
 def _layer_figures(row: Mapping[str, Any], total_ns: float) -> tuple[str, ...]:
