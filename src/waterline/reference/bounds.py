@@ -9,9 +9,11 @@ two to spare. An algorithm that computes something else than the direct sum (Win
 A network. The same bound, layer after layer, grows with the product of the weights' norms and says nothing after ten
 layers. Rounding errors are small and almost independent, so `network_bound` measures instead of bounding: it runs the
 network in float64 with noise of the size that f32 rounding has added to every node's result (Monte Carlo arithmetic:
-Parker, *Monte Carlo arithmetic*, UCLA CSD-970002, 1997), and allows `slack` times the largest deviation seen. The noise
-of a sum of d products has the standard deviation `factor u sqrt(d sum x^2 w^2)`: the square-root law of probabilistic
-error analysis (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019) with the products' own size, not its worst case.
+Parker, *Monte Carlo arithmetic*, UCLA CSD-970002, 1997), and allows `slack` times the largest deviation seen.
+A rounding is a relative error evenly spread over [-u, u], of variance u^2 / 3. Where d products of mean square s are
+summed one after the other, the i-th partial sum has the mean square i s, so the variances of the roundings add up to
+d^2 s u^2 / 6: the noise has the standard deviation `factor u sqrt(d / 6 sum x^2 w^2)`. This is the square-root law of
+probabilistic error analysis (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019) with the products' own size.
 """
 
 from __future__ import annotations
@@ -140,10 +142,10 @@ def with_noise(op: Op, inputs: list[Array], factor: float, random: np.random.Gen
             bare, depth = without_epilogue(op, inputs)
             operands = inputs[:2]
             total = evaluate(bare, operands)
-            deviation = factor * unit * np.sqrt(depth * evaluate(bare, [np.square(v) for v in operands]))
+            deviation = factor * unit * np.sqrt(depth / 6 * evaluate(bare, [np.square(v) for v in operands]))
             return finish(op, total + deviation * random.standard_normal(total.shape), inputs[2:])
         value = evaluate(op, inputs)
-        return value + unit * np.abs(value) * random.standard_normal(value.shape)
+        return value + unit / math.sqrt(3) * np.abs(value) * random.standard_normal(value.shape)
 
 
 def without_epilogue(op: Op, inputs: list[Array]) -> tuple[Op, int]:
