@@ -239,7 +239,7 @@ def test_wrong_input_shapes(shapes: Any, message: str) -> None:
 
 def test_a_shape_of_unknown_rank_is_asked_for() -> None:
     model = build([node("Relu", "x")], {"x": None})
-    with pytest.raises(InvalidArgument, match="the shape of the input 'x' is not in the model.*input_shapes"):
+    with pytest.raises(InvalidArgument, match=r"the shape of the input 'x' is not in the model.*input_shapes"):
         load(model)
     assert load(model, {"x": (2, 3)}).shapes["y"] == (2, 3)
 

@@ -26,7 +26,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         load(tmp_path / "none.onnx")
     with pytest.raises(InvalidArgument, match="is not a file"):
         load(tmp_path)
-    with pytest.raises(InvalidArgument, match="cannot be read|does not exist"):
+    with pytest.raises(InvalidArgument, match=r"cannot be read|does not exist"):
         load("a\0b")
     with pytest.raises(InvalidArgument, match="a list is no ONNX model"):
         load([1, 2])  # type: ignore[arg-type]

@@ -153,9 +153,8 @@ class Importer:
         results += [Missing(f"nothing computes output {i} of {label!r}") for i in range(len(results), len(node.output))]
         fresh = {id(step.output) for step in self.builder.steps[before:]}
         for name, value in zip(node.output, results, strict=True):
-            if (isinstance(value, Tensor) and id(value) in fresh and name) or (
-                isinstance(value, Constant) and not value.name
-            ):
+            is_new = id(value) in fresh or (isinstance(value, Constant) and not value.name)
+            if name and is_new and not isinstance(value, Missing):
                 value.name = scope.prefix + name
         return results
 
