@@ -129,6 +129,20 @@ def test_nested_arguments_and_results() -> None:
     np.testing.assert_array_equal(named["same"], a.numpy())
 
 
+def test_other_arguments_are_fixed() -> None:
+    class Options(nn.Module):
+        def forward(self, x, factor, mode=None):
+            return x * factor if mode == "times" else x + factor
+
+    x = data(2, 3)
+    imported = load(Options(), (x, 3, "times"))
+    np.testing.assert_allclose(run(imported, x, 3, "times"), (x * 3).numpy(), rtol=1e-6)
+    with pytest.raises(InvalidArgument, match="an argument is 4, the network was compiled for 3"):
+        imported.arrange(x, 4, "times")
+    with pytest.raises(InvalidArgument, match="the arguments are"):
+        imported.arrange(x, 3)
+
+
 def test_unused_input_stays_an_argument() -> None:
     imported = load(Call(lambda x, y: x + 1), (data(2, 3), data(4)))
     assert len(imported.graph.inputs) == 2

@@ -19,7 +19,7 @@ from torch import fx
 from torch.fx.traceback import preserve_node_meta
 
 from waterline import api
-from waterline.errors import Error, InvalidArgument, Refused, UnsupportedOperator
+from waterline.errors import Error, InvalidArgument, InvalidModel, Refused, UnsupportedOperator
 from waterline.frontends.torch import capture, importer, partition
 from waterline.frontends.torch.load import read_program
 from waterline.graph import Graph
@@ -63,23 +63,35 @@ class _Subgraph:
         self._keywords = keywords
         placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
         self._frozen = {i: str(node.target) for i, node in enumerate(placeholders) if _is_parameter(node)}
+        self._boxed = {i for i, node in enumerate(placeholders) if _is_boxed_number(node)}
+        self._given = [i for i in range(len(placeholders)) if i not in self._frozen]
         self._stamp: list[tuple[torch.Tensor, int, int]] = []
         self._runners: OrderedDict[tuple[Any, ...], Runner | None] = OrderedDict()
+        self._is_sized = any(_is_size(node) for node in gm.graph.nodes)  # an engine has these as plain numbers
         self._told: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any) -> Sequence[Any]:
+        given = [args[i].item() if i in self._boxed else args[i] for i in self._given]
         try:
-            check_call(args)
-            if any(args[i].is_inference() for i in self._frozen):
-                raise _Unfit("its parameters were made under inference_mode: PyTorch does not tell when they change")
-            runner = self._runner(args)
+            if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
+                raise _Unfit("gradients are needed; call it under torch.inference_mode() or torch.no_grad()")
+            _check_tensors(given)
+            runner = self._runner(args, given)
         except _Unfit as reason:
             self._tell(str(reason))
             runner = None
         if runner is None:
             return self._gm(*args)
-        return runner(*[x for i, x in enumerate(args) if isinstance(x, torch.Tensor) and i not in self._frozen])
+        try:
+            return runner(*[x for x in given if isinstance(x, torch.Tensor)])
+        except (InvalidArgument, InvalidModel):
+            if self._is_sized:
+                raise
+            with self._lock:  # this network's engines do not follow another batch: from now on one for each
+                self._is_sized = True
+                self._runners.clear()
+            return self(*args)
 
     def _tell(self, reason: str) -> None:
         """Log a reason, once for each subgraph."""
@@ -87,22 +99,38 @@ class _Subgraph:
             self._told.add(reason)
             _log.warning("a subgraph of %d nodes runs in PyTorch: %s", len(self._gm.graph.nodes), reason)
 
-    def _runner(self, args: Sequence[Any]) -> Runner | None:
-        key = tuple(tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in args)
+    def _runner(self, args: Sequence[Any], given: Sequence[Any]) -> Runner | None:
         with self._lock:
             if self._is_stale(args):
                 self._runners.clear()
                 self._stamp = [(args[i], args[i].data_ptr(), args[i]._version) for i in self._frozen]
+            key = self._key(given)
             if key not in self._runners:
-                self._runners[key] = self._build(args)
+                runner = self._build(args, given)
+                key = self._key(given)  # building may have found that the engine is for these shapes only
+                self._runners[key] = runner
                 if len(self._runners) > _SHAPES_KEPT:
                     self._runners.popitem(last=False)
             self._runners.move_to_end(key)
             return self._runners[key]
 
+    def _key(self, given: Sequence[Any]) -> tuple[Any, ...]:
+        """What an engine is good for: exactly these shapes and sizes, or any batch of these images."""
+        if self._is_sized:
+            return tuple(tuple(x.shape) if isinstance(x, torch.Tensor) else x for x in given)
+        return tuple(tuple(x.shape[1:]) if isinstance(x, torch.Tensor) else x for x in given if not isinstance(x, int))
+
     def _is_stale(self, args: Sequence[Any]) -> bool:
-        """Whether a parameter was replaced or written to since the engines packed it."""
+        """Whether a parameter was replaced or written to since the engines packed it.
+
+        Raises:
+            _Unfit: PyTorch does not tell, because the parameter was made under inference_mode.
+        """
         if len(self._stamp) != len(self._frozen):
+            if any(args[i].is_inference() for i in self._frozen):
+                raise _Unfit(
+                    "its parameters were made under inference_mode, where PyTorch does not count their changes"
+                )
             return True
         for i, (tensor, address, version) in zip(self._frozen, self._stamp, strict=True):
             x = args[i]
@@ -111,22 +139,23 @@ class _Subgraph:
         return False
 
     # ---- building -----------------------------------------------------------------------------------------------
-    def _build(self, args: Sequence[Any]) -> Runner | None:
+    def _build(self, args: Sequence[Any], given: Sequence[Any]) -> Runner | None:
         """The way to run these shapes, or None where the subgraph is left to PyTorch."""
         try:
-            return self._compiled(args)
+            return self._compiled(args, given)
         except _Unfit as reason:
             self._tell(str(reason))
         except (UnsupportedOperator, Refused) as error:
             self._tell(error.message)
         return None
 
-    def _compiled(self, args: Sequence[Any]) -> Runner:
-        tensors = tuple(x for i, x in enumerate(args) if isinstance(x, torch.Tensor) and i not in self._frozen)
+    def _compiled(self, args: Sequence[Any], given: Sequence[Any]) -> Runner:
+        tensors = tuple(x for x in given if isinstance(x, torch.Tensor))
         if not tensors:
             raise _Unfit("it has no tensor for input")
         try:
-            program = capture.trace(_Bound(self._gm, args, self._frozen), tensors, {})
+            numbers = {i: x for i, x in zip(self._given, given, strict=True) if not isinstance(x, torch.Tensor)}
+            program = capture.trace(_Bound(self._gm, args, self._frozen, numbers), tensors, {})
             if capture.mutates_inputs(program):
                 raise _Unfit("it writes to its inputs")
             program, reading = read_program(program, "subgraph")
@@ -137,6 +166,7 @@ class _Subgraph:
             raise _Unfit(error.message) from error
         if reading.graph is None:
             refusal = importer.refusal(reading.refused)
+            self._is_sized = True  # the operators between the parts are those of the traced shapes
             runner = partition.partition(program, reading.refused, self._engine)
             if runner is None:
                 raise _Unfit(refusal.message)
@@ -159,12 +189,14 @@ class _Subgraph:
 
 
 class _Bound(torch.nn.Module):
-    """A subgraph whose parameters, and the numbers among its arguments, are fixed."""
+    """A subgraph as a function of its tensors: its parameters, and the numbers among its arguments, are fixed."""
 
-    def __init__(self, gm: fx.GraphModule, args: Sequence[Any], frozen: dict[int, str]) -> None:
+    def __init__(
+        self, gm: fx.GraphModule, args: Sequence[Any], frozen: dict[int, str], numbers: dict[int, Any]
+    ) -> None:
         super().__init__()
         self._gm = gm
-        self._numbers = {i: x for i, x in enumerate(args) if not isinstance(x, torch.Tensor)}
+        self._numbers = numbers
         self._names = {i: name.replace(".", "_") for i, name in frozen.items()}
         self._count = len(args)
         for i, name in self._names.items():
@@ -179,23 +211,41 @@ class _Bound(torch.nn.Module):
             else:
                 args.append(getattr(self, self._names[i]) if i in self._names else next(given))
         with preserve_node_meta():  # the tracer takes over where in the module each call comes from
-            return tuple(fx.Interpreter(self._gm).run(*args))
+            return tuple(_Interpreter(self._gm).run(*args))
 
 
-def check_call(args: Sequence[Any]) -> None:
-    """Raises _Unfit where this call needs what Waterline does not do: gradients, other devices, other dtypes."""
-    needs_gradients = torch.is_grad_enabled()
-    for x in args:
-        if not isinstance(x, torch.Tensor):
-            continue
-        if needs_gradients and x.requires_grad:
-            raise _Unfit("gradients are needed; call it under torch.inference_mode() or torch.no_grad()")
-        if x.device.type != "cpu":
-            raise _Unfit(f"a tensor is on {x.device}")
-        if x.dtype != torch.float32 and (x.is_floating_point() or x.is_complex()):
-            raise _Unfit(f"a tensor is {str(x.dtype).removeprefix('torch.')}")
+class _Interpreter(fx.Interpreter):
+    """Runs a subgraph with numbers in the place of the tensors that TorchDynamo puts them into."""
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target == "item" and not isinstance(args[0], torch.Tensor):
+            return args[0]
+        return super().call_method(target, args, kwargs)
+
+
+def _check_tensors(given: Sequence[Any]) -> None:
+    """Raises _Unfit where a call brings what Waterline does not serve: other devices, other dtypes."""
+    for x in given:
+        if isinstance(x, torch.Tensor):
+            if x.device.type != "cpu":
+                raise _Unfit(f"a tensor is on {x.device}")
+            if x.dtype != torch.float32:
+                raise _Unfit(f"a tensor is {str(x.dtype).removeprefix('torch.')}")
 
 
 def _is_parameter(node: fx.Node) -> bool:
     """Whether TorchDynamo passes a parameter or buffer of the module here, the same tensor in every call."""
     return "_dynamo_static_input_type" in (node.meta.get("tensor_dict") or {})
+
+
+def _is_boxed_number(node: fx.Node) -> bool:
+    """Whether TorchDynamo passes a Python number as a tensor of rank 0 here, as it does where shapes are dynamic."""
+    calls = [user.op == "call_method" and user.target == "item" for user in node.users]
+    return bool(calls) and all(calls)
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is a number that depends on the sizes of tensors, and is used."""
+    is_symbolic = isinstance(node.meta.get("example_value"), torch.SymInt | torch.SymFloat | torch.SymBool)
+    is_unboxed = node.op == "call_method" and node.target == "item" and _is_boxed_number(node.all_input_nodes[0])
+    return is_symbolic and not is_unboxed and (node.op != "placeholder" or bool(node.users))

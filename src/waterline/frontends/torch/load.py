@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-from torch.export.graph_signature import OutputKind
+from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from waterline.errors import InvalidArgument
@@ -16,6 +16,7 @@ from waterline.frontends.torch.capture import as_arguments, check_inference, fun
 from waterline.frontends.torch.importer import Reading, known_tensors, read, refusal
 from waterline.graph import Graph
 
+TENSOR = object()  # stands for an argument whose value comes with the call
 _ROUNDS = 3  # of decomposing what has no converter: the parts of one operator may have parts themselves
 
 
@@ -31,12 +32,13 @@ class Imported:
     _arguments: pytree.TreeSpec
     _returns: pytree.TreeSpec
     _reading: Reading
+    _fixed: tuple[Any, ...]
 
     def arrange(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """The arguments of a call in the order of `graph.inputs`.
+        """The tensors among the arguments of a call, in the order of `graph.inputs`.
 
         Raises:
-            InvalidArgument: their structure is not that of the example inputs.
+            InvalidArgument: their structure, or an argument that is not a tensor, is not that of the example inputs.
         """
         order = self._arguments.children()[1].context if self._arguments.children() else []
         kwargs = {**{name: kwargs[name] for name in order or [] if name in kwargs}, **kwargs}
@@ -46,7 +48,13 @@ class Imported:
                 f"the arguments are {_describe(structure)}, the network was compiled for {_describe(self._arguments)}",
                 "pass the same arguments as in example_inputs",
             )
-        return [x for x in leaves if hasattr(x, "__array__") or isinstance(x, torch.Tensor)]
+        for leaf, fixed in zip(leaves, self._fixed, strict=True):
+            if fixed is not TENSOR and (type(leaf) is not type(fixed) or leaf != fixed):
+                raise InvalidArgument(
+                    f"an argument is {leaf!r}, the network was compiled for {fixed!r}",
+                    "compile it again for this value",
+                )
+        return [leaf for leaf, fixed in zip(leaves, self._fixed, strict=True) if fixed is TENSOR]
 
     def restore(self, outputs: Sequence[Any]) -> Any:
         """What the module returns (a tensor, tuple, list, dict, dataclass ...) from the tensors of `graph.outputs`."""
@@ -83,7 +91,7 @@ def load(model: torch.nn.Module | ExportedProgram, example_inputs: Any = None, n
     if reading.graph is None:
         raise refusal(reading.refused)
     spec = program.call_spec
-    return Imported(reading.graph, spec.in_spec, spec.out_spec, reading)
+    return Imported(reading.graph, spec.in_spec, spec.out_spec, reading, _fixed_arguments(program))
 
 
 def read_program(program: ExportedProgram, name: str) -> tuple[ExportedProgram, Reading]:
@@ -106,6 +114,12 @@ def _read(program: ExportedProgram, name: str) -> Reading:
     specs = program.graph_signature.output_specs
     returned = [i for i, spec in enumerate(specs) if spec.kind == OutputKind.USER_OUTPUT]
     return read(program.graph_module, known_tensors(program), returned, name)
+
+
+def _fixed_arguments(program: ExportedProgram) -> tuple[Any, ...]:
+    """For every argument of a call TENSOR, or the number, string or None that the trace took it for."""
+    specs = [spec for spec in program.graph_signature.input_specs if spec.kind == InputKind.USER_INPUT]
+    return tuple(TENSOR if isinstance(spec.arg, TensorArgument) else spec.arg.value for spec in specs)
 
 
 def _describe(structure: pytree.TreeSpec) -> str:
