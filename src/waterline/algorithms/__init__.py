@@ -11,10 +11,12 @@ from waterline.algorithms.im2col import IM2COL
 from waterline.algorithms.indirect import INDIRECT
 from waterline.algorithms.naive import NAIVE
 from waterline.algorithms.naive.model import NaiveConfig
+from waterline.algorithms.winograd import WINOGRAD
+from waterline.algorithms.winograd.model import WinogradConfig
 
-REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, IM2COL, NAIVE)
+REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, WINOGRAD, IM2COL, NAIVE)
 # The classes of their configs, for writing plans down.
-REGISTRY_CONFIGS: tuple[type, ...] = (GemmConfig, DepthwiseConfig, PermuteConfig, NaiveConfig)
+REGISTRY_CONFIGS: tuple[type, ...] = (GemmConfig, DepthwiseConfig, PermuteConfig, WinogradConfig, NaiveConfig)
 
 
 def by_name(name: str) -> Algorithm:

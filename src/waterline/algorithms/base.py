@@ -15,6 +15,10 @@ from waterline.spec import ConvSpec, TensorView
 Config = Any  # a frozen dataclass of numbers: the blocking an algorithm runs with
 
 
+# Policies, from the most accurate: what each allows, all before it allow less.
+ACCURACIES = ("strict", "default", "fast")
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Why an algorithm does not serve a layer, with the numbers that decided."""
@@ -49,9 +53,13 @@ class Implementation:
 
 
 class Algorithm:
-    """A way to compute a convolution. Instances have no state; `name` is the registry's key."""
+    """A way to compute a convolution. Instances have no state.
+
+    `name` is the registry's key; `variants` are the names behind a colon, for algorithms that have several.
+    """
 
     name: str = ""
+    variants: tuple[str, ...] = ()
 
     def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
         """None if the algorithm serves `spec` on `machine`, else the reason."""
@@ -64,6 +72,19 @@ class Algorithm:
     def cost(self, spec: ConvSpec, config: Config, machine: Machine) -> Cost:
         raise NotImplementedError
 
+    def variant(self, config: Config) -> str:
+        """Which of `variants` a config belongs to; "" where there are none."""
+        return ""
+
+    def accuracy(self, config: Config) -> str:
+        """The policy that a config needs at least: "strict" where it is no less accurate than direct summation."""
+        return "strict"
+
+    def label(self, config: Config) -> str:
+        """The name with the variant: what `options["algorithms"]` takes and `explain` prints."""
+        variant = self.variant(config)
+        return f"{self.name}:{variant}" if variant else self.name
+
     def tolerance(self, spec: ConvSpec) -> float:
         """`a` in the bound |error| <= a * eps * depth * (|x| * |w|) of each output element."""
         return 1.0
@@ -75,7 +96,7 @@ class Algorithm:
     def pack_weights(
         self, spec: ConvSpec, config: Config, weight: np.ndarray, bias: np.ndarray | None, machine: Machine
     ) -> dict[str, np.ndarray]:
-        """Arrays made of the weights (K, C/g, R, S) and the bias, by the names the calls use. Independent of n, h, w."""
+        """Arrays made of the weights (K, C/g, R, S) and the bias, by the calls' names. Independent of n, h, w."""
         raise NotImplementedError
 
     def pack_tables(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> dict[str, np.ndarray]:

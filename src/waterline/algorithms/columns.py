@@ -21,7 +21,7 @@ ELEM_BYTES = 4
 
 @dataclass(frozen=True)
 class Window:
-    """One axis' geometry: how output position q and filter tap s meet input position q * stride + s * dilation - before."""
+    """One axis: output position q and filter tap s meet at input position q * stride + s * dilation - before."""
 
     taps: int
     stride: int

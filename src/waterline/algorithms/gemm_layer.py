@@ -13,6 +13,8 @@ from waterline.codegen.cpu.kernel import Arg, Call, Input, Number, Output, Packe
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, TensorView
 
+NOTHING = Number(0)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -33,12 +35,12 @@ class LeftOperand:
 
     x: Arg
     x_image_elems: int
-    table: Arg = Number(0)
-    zero: Arg = Number(0)
+    table: Arg = NOTHING
+    zero: Arg = NOTHING
 
 
 def pixel_stride(view: TensorView) -> int:
-    """Distance in elements of neighbouring pixels of (N, C, H, W), taken as one row of pixels (of images, if they have one)."""
+    """Distance in elements of neighbouring pixels of (N, C, H, W); of images, where these have one pixel."""
     for axis in (3, 2, 0):
         if view.shape[axis] > 1:
             return view.strides[axis]

@@ -9,6 +9,7 @@ import numpy as np
 
 from waterline.errors import InvalidArgument
 
+
 def to_numpy(value: Any, name: str) -> np.ndarray:
     """The caller's tensor as a C-contiguous float32 array, without a copy where it is one already.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,9 +103,7 @@ def _is_model_proto(model: Any) -> bool:
 
 
 def _is_torch_model(model: Any) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or importlib.util.find_spec("torch") is None:
-        return False
-    from torch.export import ExportedProgram
-
-    return isinstance(model, torch.nn.Module | ExportedProgram)
+    """Whether it is a module or an exported program. Imports nothing: whoever has one has imported PyTorch."""
+    kinds = {"torch.nn": "Module", "torch.export": "ExportedProgram"}
+    loaded = [getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules]
+    return isinstance(model, tuple(loaded))

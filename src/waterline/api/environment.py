@@ -1,4 +1,4 @@
-"""Where the process meets its surroundings: environment variables, the machine, the cache folder. Nothing below detects.
+"""Where the process meets its surroundings: environment variables, the machine, the cache folder. Only here.
 
 | variable | meaning |
 |---|---|

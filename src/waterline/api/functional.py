@@ -98,7 +98,9 @@ def _padding(
         return (0, 0, 0, 0)
     if padding == "same":
         if stride != (1, 1):
-            raise InvalidArgument(f"padding 'same' with stride {stride}", "use stride 1, or give the padding in numbers")
+            raise InvalidArgument(
+                f"padding 'same' with stride {stride}", "use stride 1, or give the padding in numbers"
+            )
         total = [d * (t - 1) for d, t in zip(dilation, taps, strict=True)]
         return (total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2)
     if isinstance(padding, str):

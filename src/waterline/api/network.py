@@ -107,9 +107,9 @@ class CompiledNetwork:
         values = dict(zip(self._names, inputs, strict=False))
         unknown = [name for name in named if name not in self._names]
         if unknown or len(inputs) > len(self._names) or set(values) & set(named):
-            given = len(inputs) + len(named)
+            given = f"{len(inputs) + len(named)} inputs" + (f" ({unknown[0]!r} among them)" if unknown else "")
             raise InvalidArgument(
-                f"got {given} inputs{f' ({unknown[0]!r} among them)' if unknown else ''}, the network has {len(self._names)}",
+                f"got {given}, the network has {len(self._names)}",
                 f"its inputs are {', '.join(self._names)}",
             )
         values |= named
@@ -157,7 +157,7 @@ class CompiledNetwork:
             if not is_batch and self._source.reload is not None:
                 return self._source.reload(wanted)
             return graph.with_shapes(wanted)
-        except Error as error:
+        except Error:
             if is_batch and self._source.reload is not None:
                 try:
                     return self._source.reload(wanted)
@@ -208,12 +208,13 @@ class CompiledNetwork:
         return report(program.plan, np.array(samples), calls, self._machine, self._threads)
 
     def explain(self) -> str:
-        """Every layer, the algorithm that computes it, and each other one with its cost or the reason it was refused."""
+        """Every layer, its algorithm, and each other one with its cost or the reason it was refused."""
         return explain(self.plan)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.plan.inputs)
-        return f"<waterline network {self.plan.network!r}: {shapes}; {len(self.plan.steps)} steps, {self._threads} threads>"
+        size = f"{len(self.plan.steps)} steps, {self._threads} threads"
+        return f"<waterline network {self.plan.network!r}: {shapes}; {size}>"
 
 
 def explain(plan: Plan) -> str:
@@ -231,7 +232,9 @@ def explain(plan: Plan) -> str:
         lines.append(f"{step.name}: {step.algorithm} for {step.spec.id}, epilogue {step.spec.epilogue}")
         lines.append(f"    {chosen.algorithm}: chosen, predicted {_microseconds(chosen.seconds)}, {step.config}")
         for other in others:
-            reason = f"refused: {other.refusal}" if other.seconds is None else f"predicted {_microseconds(other.seconds)}"
+            reason = (
+                f"refused: {other.refusal}" if other.seconds is None else f"predicted {_microseconds(other.seconds)}"
+            )
             lines.append(f"    {other.algorithm}: {reason}")
     return "\n".join(lines)
 

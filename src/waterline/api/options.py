@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from waterline.algorithms import REGISTRY
+from waterline.algorithms.base import ACCURACIES
 from waterline.errors import InvalidArgument
 from waterline.planner import PlanOptions
 
 DTYPES = {"float32": "f32", "f32": "f32"}
 DEVICES = ("cpu",)
-ACCURACIES = ("strict", "default", "fast")
 # name -> what it accepts, for messages.
 NAMES = {
     "algorithms": "a list of names of waterline.algorithms()",
@@ -26,10 +26,9 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for, checked. Today every algorithm is a direct summation: `accuracy` excludes none."""
+    """What the caller asked for, checked."""
 
     plan: PlanOptions
-    accuracy: str = "default"
 
 
 def parse_options(options: Mapping[str, Any] | None) -> Options:
@@ -53,7 +52,7 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     workspace = options.get("workspace_bytes")
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
-    return Options(PlanOptions(_algorithms(options.get("algorithms")), workspace), accuracy)
+    return Options(PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace))
 
 
 def _algorithms(names: Any) -> tuple[str, ...]:
@@ -62,6 +61,7 @@ def _algorithms(names: Any) -> tuple[str, ...]:
     if isinstance(names, str):
         names = [names]
     known = [algorithm.name for algorithm in REGISTRY]
+    known += [f"{algorithm.name}:{variant}" for algorithm in REGISTRY for variant in algorithm.variants]
     try:
         names = tuple(names)
     except TypeError:

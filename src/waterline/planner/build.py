@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from waterline.algorithms import Views, by_name
@@ -18,9 +17,16 @@ from waterline.spec import DTYPE_BYTES, ConvSpec
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """`algorithms`: allowed names (empty: all). `workspace_bytes`: the arena may not be larger (None: no limit)."""
+    """What the planner may do.
+
+    Attributes:
+        algorithms: allowed names, or name:variant (empty: all).
+        accuracy: the policy, one of `waterline.algorithms.base.ACCURACIES`.
+        workspace_bytes: the arena may not be larger (None: no limit).
+    """
 
     algorithms: tuple[str, ...] = ()
+    accuracy: str = "default"
     workspace_bytes: int | None = None
 
 
@@ -34,7 +40,7 @@ def plan(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> 
     options = options or PlanOptions()
     lowered = lower(graph)
     choices: dict[ConvSpec, Choice] = {}
-    steps = [_step(layer, machine, options.algorithms, choices) for layer in lowered.layers]
+    steps = [_step(layer, machine, options, choices) for layer in lowered.layers]
     workspaces = [workspace_bytes(step, machine) for step in steps]
     offsets, arena_bytes = place(_lifetimes(lowered, workspaces, DTYPE_BYTES[graph.dtype]))
     if options.workspace_bytes is not None and arena_bytes > options.workspace_bytes:
@@ -71,13 +77,13 @@ def workspace_bytes(step: Step, machine: Machine) -> dict[str, int]:
     return dict(by_name(step.algorithm).implement(step.spec, step.config, views_of(step), machine).workspaces)
 
 
-def _step(layer: Layer, machine: Machine, allowed: Sequence[str], choices: dict[ConvSpec, Choice]) -> Step:
+def _step(layer: Layer, machine: Machine, options: PlanOptions, choices: dict[ConvSpec, Choice]) -> Step:
     step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs))
     spec = layer.spec
     if spec is None:
         return step
     if spec not in choices:
-        choices[spec] = choose(spec, machine, allowed, layer.name)
+        choices[spec] = choose(spec, machine, options.algorithms, options.accuracy, layer.name)
     choice = choices[spec]
     return replace(
         step,

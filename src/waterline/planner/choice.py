@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waterline.algorithms import REGISTRY, Algorithm
+from waterline.algorithms.base import ACCURACIES
 from waterline.errors import Refused
 from waterline.machine import Machine
 from waterline.planner.plan import Candidate
@@ -21,29 +22,51 @@ class Choice:
     candidates: tuple[Candidate, ...]  # the chosen one first, then by cost, then the refused ones
 
 
-def choose(spec: ConvSpec, machine: Machine, allowed: Sequence[str], where: str) -> Choice:
-    """The best of the `allowed` algorithms (names in the registry; empty: all).
+def choose(
+    spec: ConvSpec, machine: Machine, allowed: Sequence[str] = (), accuracy: str = "default", where: str = "a layer"
+) -> Choice:
+    """The best of the `allowed` algorithms (names or name:variant; empty: all) under an accuracy policy.
 
     Raises:
         Refused: none of them serves the layer; the message gives each one's reason.
     """
     one = spec.with_batch(1)
-    served: list[tuple[float, Algorithm, Any]] = []
+    served: dict[str, tuple[float, Algorithm, Any]] = {}
     refused: list[Candidate] = []
     for algorithm in REGISTRY:
-        if allowed and algorithm.name not in allowed:
+        if allowed and not any(name.partition(":")[0] == algorithm.name for name in allowed):
             refused.append(Candidate(algorithm.name, None, "the option algorithms does not allow it"))
             continue
         refusal = algorithm.refuse(one, machine)
         if refusal is not None:
             refused.append(Candidate(algorithm.name, None, refusal.reason))
             continue
-        config = algorithm.configs(one, machine)[0]
-        served.append((algorithm.cost(one, config, machine).seconds, algorithm, config))
+        for config in algorithm.configs(one, machine):
+            label = algorithm.label(config)
+            if label in served or any(candidate.algorithm == label for candidate in refused):
+                continue  # configs come best first
+            reason = _excluded(algorithm, config, allowed, accuracy)
+            if reason:
+                refused.append(Candidate(label, None, reason))
+            else:
+                served[label] = (algorithm.cost(one, config, machine).seconds, algorithm, config)
     if not served:
-        reasons = "; ".join(f"{c.algorithm}: {c.refusal}" for c in refused if c.algorithm in allowed)
+        reasons = "; ".join(f"{c.algorithm}: {c.refusal}" for c in refused if "does not allow" not in c.refusal)
         raise Refused(f"{where} ({one.id}): {reasons}", "allow more algorithms, or leave the choice to the planner")
-    served.sort(key=lambda entry: entry[0])
-    candidates = tuple(Candidate(algorithm.name, seconds) for seconds, algorithm, _ in served)
-    _, best, config = served[0]
+    ranked = sorted(served.items(), key=lambda entry: entry[1][0])
+    candidates = tuple(Candidate(label, seconds) for label, (seconds, _, _) in ranked)
+    _, best, config = ranked[0][1]
     return Choice(best, config, candidates + tuple(refused))
+
+
+def _excluded(algorithm: Algorithm, config: Any, allowed: Sequence[str], accuracy: str) -> str:
+    """Why an option rules a config out, or "". A variant that is asked for by name needs no accuracy policy."""
+    label = algorithm.label(config)
+    if label in allowed and label != algorithm.name:
+        return ""
+    if allowed and algorithm.name not in allowed:
+        return "the option algorithms does not allow it"
+    needed = algorithm.accuracy(config)
+    if ACCURACIES.index(needed) > ACCURACIES.index(accuracy):
+        return f"it needs accuracy {needed!r}, the option is {accuracy!r}"
+    return ""

@@ -214,7 +214,7 @@ class _Lowering:
         self.result.layers.append(Layer(node.name, op, inputs, [y], spec, node.inputs[1], bias))
 
     def _lower_transpose(self, node: Node, op: ConvTranspose) -> None:
-        """The transposed convolution is a convolution of the image with zeros between its pixels, filters turned round."""
+        """A transposed convolution is one of the image with zeros between its pixels, with the filters turned round."""
         n, c, h, w = self.graph.shapes[node.inputs[0]]
         _, group_k, r, s = self.graph.shapes[node.inputs[1]]
         reach = (op.dilation[0] * (r - 1), op.dilation[1] * (s - 1))
@@ -340,7 +340,7 @@ class _Lowering:
 
     # ---- outputs ------------------------------------------------------------------------------------------------
     def _deliver(self, name: str, index: int) -> None:
-        """The result in the caller's array: written there by its last step where that step alone fills it, else copied."""
+        """The result in the caller's array: written there by its last step where that alone fills it, else copied."""
         source = self._storage(name)
         result = self.result
         wanted = TensorView.dense(self.graph.shapes[name])

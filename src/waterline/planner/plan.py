@@ -66,7 +66,8 @@ class Step:
 
     @property
     def kind(self) -> str:
-        return self.algorithm or self.op.name
+        """The algorithm with its variant, or the operator's name."""
+        return self.candidates[0].algorithm if self.candidates else self.op.name
 
 
 @dataclass(frozen=True)

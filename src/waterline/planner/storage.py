@@ -1,4 +1,4 @@
-"""`Storage`: which memory a tensor lies in, and how. Reshapes, transposes and slices that need no copy are made here."""
+"""`Storage`: which memory a tensor lies in, and how. Reshapes, transposes and slices without a copy are made here."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from waterline import operators
 from waterline.algorithms import by_name
 from waterline.codegen.cpu import walker
 from waterline.codegen.cpu.kernel import Call, Input, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.memory import address, aligned_bytes, aligned_copy
 from waterline.machine import Machine
 from waterline.planner import Plan, Step, Storage, views_of
 from waterline.planner.lower import Copy
 from waterline.runtime.cache import ObjectCache
 from waterline.runtime.loader import load_kernels
-from waterline.runtime.memory import address, aligned_bytes, aligned_copy
 from waterline.runtime.team import team
 from waterline.runtime.weights import PackedWeights
 
@@ -50,6 +50,7 @@ class Program:
         self._cache = cache
         self._keep: list[np.ndarray] = []
         self.calls: list[BoundCall] = []
+        weights.prepare(plan.steps)
         for index, step in enumerate(plan.steps):
             self._bind(index, step, weights)
         self.entries = load_kernels([bound.call.kernel for bound in self.calls], machine, cache, on_compile)

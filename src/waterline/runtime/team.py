@@ -13,9 +13,9 @@ import threading
 
 from waterline.codegen.cpu import walker
 from waterline.codegen.cpu.jit import Library, compile_object
+from waterline.codegen.cpu.memory import address, aligned_bytes
 from waterline.machine import Machine
 from waterline.runtime.cache import ObjectCache
-from waterline.runtime.memory import address, aligned_bytes
 
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _SERVE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from waterline.algorithms import by_name
+from waterline.codegen.cpu.memory import aligned_copy
 from waterline.graph.ops import ConvTranspose
 from waterline.machine import Machine
 from waterline.planner import Step
-from waterline.runtime.memory import aligned_copy
 
 
 class PackedWeights:
@@ -22,17 +23,28 @@ class PackedWeights:
         self._packed: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
         self._relaid: dict[tuple[object, ...], np.ndarray] = {}
 
+    def prepare(self, steps: Iterable[Step]) -> None:
+        """Packs the weights of these steps, several at a time: NumPy releases the GIL for most of it."""
+        missing = list(
+            {self._key(step): step for step in steps if step.spec and self._key(step) not in self._packed}.values()
+        )
+        with ThreadPoolExecutor(max(1, min(self._machine.cores, 8))) as pool:
+            list(pool.map(self.of, missing))
+
     def of(self, step: Step) -> dict[str, np.ndarray]:
         """The packed weights and bias of a convolution's step."""
         spec = step.spec
         assert spec is not None
-        key = (step.weight, step.bias, step.algorithm, step.config)
+        key = self._key(step)
         if key not in self._packed:
             weight = convolution_weight(step, self._constants[step.weight])
             bias = self._constants[step.bias] if step.bias else None
             packed = by_name(step.algorithm).pack_weights(spec, step.config, weight, bias, self._machine)
             self._packed[key] = {name: aligned_copy(array) for name, array in packed.items()}
         return self._packed[key]
+
+    def _key(self, step: Step) -> tuple[object, ...]:
+        return (step.weight, step.bias, step.algorithm, step.config)
 
     def constant(self, name: str) -> np.ndarray:
         """A constant that an operator reads as it is."""

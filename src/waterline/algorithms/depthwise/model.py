@@ -1,7 +1,7 @@
 """`depthwise`: every channel is convolved with its own filter. Any filter, stride, dilation and padding.
 
-`y[n,k,p,q] = sum_{r,s} x[n,k,p sh + r dh - top, q sw + s dw - left] w[k,r,s]`, vectors along the channels (NHWC). A tile
-is a run of output columns of one row; see `waterline.algorithms.columns`.
+`y[n,k,p,q] = sum_{r,s} x[n,k,p sh + r dh - top, q sw + s dw - left] w[k,r,s]`, vectors along the channels (NHWC). A
+tile is a run of output columns of one row; see `waterline.algorithms.columns`.
 
 Work: n*p*q*k*r*s multiply-adds less those that would meet padding. Numerics: one chain over (r, s), from the bias.
 The layer has little arithmetic for its bytes: its bound is nearly always a cache's bandwidth.

@@ -192,6 +192,14 @@ class Emitter:
     def store(self, value: Value, pointer: Value, offset_bytes: Value | int = 0, align: int = 4) -> None:
         self.builder.store(value, self.at(pointer, offset_bytes), align=align)
 
+    def stack(self, size_bytes: int, align: int = CACHE_LINE_BYTES) -> Value:
+        """Memory of this function's frame."""
+        with self.builder.goto_entry_block():
+            slot = self.builder.alloca(ir.ArrayType(I8, size_bytes))
+        slot.align = align
+        slot.type = PTR  # llvmlite's alloca gives a typed pointer, which LLVM no longer knows
+        return slot
+
     def prefetch(self, pointer: Value, offset_bytes: Value | int = 0, locality: int = 3) -> None:
         function = self.intrinsic("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
         self.builder.call(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llvmlite import ir
-
 from waterline.codegen.cpu import functions
-from waterline.codegen.cpu.emitter import F32, Emitter, Value
+from waterline.codegen.cpu.emitter import Emitter, Value
 from waterline.spec import Epilogue
 
 
@@ -69,9 +67,7 @@ def store_tile(
         return
     # A long activation is emitted once, in a loop over a tile that rests on the stack (in the first-level cache),
     # rather than once for every vector.
-    with e.builder.goto_entry_block():
-        rest = e.builder.alloca(ir.ArrayType(F32, len(places) * vectors * e.lanes))
-        rest.align = vector_bytes
+    rest = e.stack(len(places) * vectors * vector_bytes)
     for i, value in enumerate(sums):
         e.store(value, rest, i * vector_bytes, vector_bytes)
     y_step = places[1].y_bytes - places[0].y_bytes

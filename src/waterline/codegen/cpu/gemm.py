@@ -22,6 +22,7 @@ from llvmlite import ir
 from waterline.codegen.cpu import epilogue
 from waterline.codegen.cpu.emitter import F32, I32, I64, PTR, Emitter, Value
 from waterline.codegen.cpu.kernel import Kernel
+from waterline.codegen.cpu.memory import aligned_zeros
 from waterline.machine import Machine
 from waterline.spec import Epilogue
 
@@ -98,7 +99,7 @@ class GemmKernel(Kernel):
         if panels == 1:
             kinds = {last_columns: kinds[last_columns]}
         tiles = {
-            (rows, columns): _TileFunction(self, e, rows, columns, vectors).emit()
+            (rows, columns): TileFunction(self, e, rows, columns, vectors).emit()
             for columns, vectors in kinds.items()
             for rows in dict.fromkeys(heights)
         }
@@ -182,11 +183,20 @@ class GemmKernel(Kernel):
                 row = e.add(row, e.mul(count, height))
 
 
-class _TileFunction:
+class TileFunction:
     """The function of one tile: all runs of depth, then the epilogue, then the only store."""
 
-    def __init__(self, kernel: GemmKernel, entry: Emitter, rows: int, columns: int, vectors: int) -> None:
+    def __init__(
+        self,
+        kernel: GemmKernel,
+        entry: Emitter,
+        rows: int,
+        columns: int,
+        vectors: int,
+        y_stride_elems: int | None = None,
+    ) -> None:
         self.kernel = kernel
+        self.y_stride_elems = kernel.y_stride_elems if y_stride_elems is None else y_stride_elems
         self.rows = rows
         self.columns = columns
         self.vectors = vectors
@@ -212,7 +222,7 @@ class _TileFunction:
             sums = loop.results[2:]
         counts = epilogue.vector_counts(self.columns, e.lanes)
         places = [
-            epilogue.Place(i * kernel.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
+            epilogue.Place(i * self.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
             for i in range(self.rows)
         ]
         epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, residual)
@@ -274,7 +284,7 @@ def pack_panels(weight: np.ndarray, groups: int, vectors: int, lanes: int) -> np
     width = vectors * lanes
     padded = -(-columns // lanes) * lanes
     source = weight.reshape(groups, columns, depth)
-    packed = np.zeros((groups, padded * depth), np.float32)
+    packed = aligned_zeros(groups * padded * depth).reshape(groups, padded * depth)
     for first in range(0, columns, width):
         wide = min(width, padded - first)
         used = min(wide, columns - first)

@@ -1,4 +1,4 @@
-"""Memory for weights and intermediates: aligned to cache lines, large blocks in huge pages where the system has them."""
+"""Memory for weights and intermediates: aligned to cache lines, large blocks in huge pages where there are any."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def aligned_bytes(size: int) -> np.ndarray:
     raw = np.frombuffer(block, np.uint8)
     start = -raw.ctypes.data % HUGE_PAGE_BYTES
     return raw[start : start + size]
+
+
+def aligned_zeros(elems: int) -> np.ndarray:
+    """So many float32 zeros."""
+    return aligned_bytes(elems * 4).view(np.float32)
 
 
 def aligned_copy(array: np.ndarray) -> np.ndarray:
