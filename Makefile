@@ -1,0 +1,67 @@
+# The targets that people use. Everything happens in .venv; a step is done again when pyproject.toml has changed.
+
+PYTHON ?= python3
+MODEL ?= resnet50
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# torchvision and timm ask for a torch of their own choice; the one that pyproject.toml names is kept.
+TORCHVISION := torchvision==0.28.0
+TIMM := timm==1.0.31
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fuzz bench format docs clean
+
+help:
+	@echo "make run     compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
+	@echo "make test    all checks and tests"
+	@echo "make fuzz    the property tests, for longer"
+	@echo "make bench   latency beside other engines"
+	@echo "make format  format the sources"
+	@echo "make docs    write the generated pages of docs/"
+	@echo "make clean   remove everything that was made"
+
+run: $(VENV)/run.stamp
+	@$(BIN)/waterline run $(MODEL) --profile
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fuzz: $(VENV)/test.stamp
+	@WATERLINE_FUZZ=1 $(BIN)/python -m pytest -m fuzz --timeout=7200
+
+bench: $(VENV)/test.stamp
+	@$(BIN)/waterline bench resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0 \
+		--vs onnxruntime,openvino
+
+format: $(VENV)/test.stamp
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/test.stamp
+	@$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Waterline needs Python 3.11 or newer: make PYTHON=python3.x")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV) ..."
+	@$(PIP) --editable '.[run]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml $(VENV)/run.stamp | $(BIN)/python
+	@echo "installing what the tests need into $(VENV) ..."
+	@$(PIP) --editable '.[test,dev]'
+	@$(PIP) --no-deps $(TORCHVISION) $(TIMM)
+	@touch $@
