@@ -70,7 +70,9 @@ class Graph:
             except Error as error:
                 raise InvalidModel(f"node {node.name!r} ({node.op.name}): {error.message}", error.hint) from error
             if len(results) != len(node.outputs):
-                raise InvalidModel(f"node {node.name!r} has {len(node.outputs)} outputs, {node.op.name} makes {len(results)}")
+                raise InvalidModel(
+                    f"node {node.name!r} has {len(node.outputs)} outputs, {node.op.name} makes {len(results)}"
+                )
             for name, shape in zip(node.outputs, results, strict=True):
                 if name in shapes:
                     raise InvalidModel(f"node {node.name!r} writes {name!r}, which is already there")

@@ -41,7 +41,8 @@ class Conv(Op):
 
     def spec(self, x: Shape, weight: Shape, dtype: str = "f32") -> ConvSpec:
         require(len(x) == 4 and len(weight) == 4, f"input {x} and weight {weight} must have rank 4")
-        require(x[1] == weight[1] * self.groups, f"input {x} has not {self.groups} x {weight[1]} channels of weight {weight}")
+        has_channels = x[1] == weight[1] * self.groups
+        require(has_channels, f"input {x} has not {self.groups} x {weight[1]} channels of weight {weight}")
         n, c, h, w = x
         k, _, r, s = weight
         return ConvSpec(
@@ -71,7 +72,8 @@ class ConvTranspose(Op):
         arity(inputs, 2 + self.bias)
         x, weight = inputs[0], inputs[1]
         require(len(x) == 4 and len(weight) == 4, f"input {x} and weight {weight} must have rank 4")
-        require(x[1] == weight[0] and x[1] % self.groups == 0, f"input {x}, weight {weight} and {self.groups} groups disagree")
+        has_channels = x[1] == weight[0] and x[1] % self.groups == 0
+        require(has_channels, f"input {x}, weight {weight} and {self.groups} groups disagree")
         require(min(self.stride) > 0 and min(self.dilation) > 0, "stride and dilation must be at least 1")
         if self.bias:
             require(inputs[2] == (weight[1] * self.groups,), f"bias {inputs[2]} must be ({weight[1] * self.groups},)")
@@ -111,7 +113,7 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class MatMul(Op):
-    """a (..., M, K), b (..., K, N): NumPy's matmul of two activations (or an activation and a constant), any rank >= 1."""
+    """a (..., M, K), b (..., K, N): NumPy's matmul of activations (or an activation and a constant), any rank >= 1."""
 
     def infer(self, inputs: list[Shape]) -> list[Shape]:
         arity(inputs, 2)
@@ -129,7 +131,7 @@ class MatMul(Op):
 # ---- normalisation --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class BatchNorm(Op):
-    """x (N,C,...), scale (C), bias (C), mean (C), variance (C): (x - mean) / sqrt(variance + epsilon) * scale + bias."""
+    """x (N,C,...), scale, bias, mean and variance (C): (x - mean) / sqrt(variance + epsilon) * scale + bias."""
 
     epsilon: float = 1e-5
 
@@ -152,7 +154,9 @@ class LayerNorm(Op):
         arity(inputs, 2 + self.bias)
         x = inputs[0]
         require(0 <= self.axis < len(x), f"axis {self.axis} of input {x}")
-        require(all(s == x[self.axis :] for s in inputs[1:]), f"scale and bias must be {x[self.axis:]}, got {inputs[1:]}")
+        require(
+            all(s == x[self.axis :] for s in inputs[1:]), f"scale and bias must be {x[self.axis :]}, got {inputs[1:]}"
+        )
         return [x]
 
 
@@ -243,7 +247,7 @@ class Binary(Op):
 
 @dataclass(frozen=True)
 class PRelu(Op):
-    """x, slope (broadcasts to x, NumPy's rule: front ends shape a per-channel slope as (C,1,1)): x if x > 0 else slope * x."""
+    """x, slope: x if x > 0 else slope * x. The slope broadcasts to x as in NumPy; one a channel is (C,1,1)."""
 
     def infer(self, inputs: list[Shape]) -> list[Shape]:
         arity(inputs, 2)
@@ -279,7 +283,8 @@ class Pool(Op):
         size = []
         for i in (0, 1):
             reach = self.dilation[i] * (self.kernel[i] - 1) + 1
-            require(max(self.pad[i], self.pad[i + 2]) < reach, f"pads {self.pad} must be smaller than the window {self.kernel}")
+            is_inside = max(self.pad[i], self.pad[i + 2]) < reach
+            require(is_inside, f"pads {self.pad} must be smaller than the window {self.kernel}")
             room = x[2 + i] + self.pad[i] + self.pad[i + 2] - reach
             count = (room + (self.stride[i] - 1 if self.ceil_mode else 0)) // self.stride[i] + 1
             if self.ceil_mode and (count - 1) * self.stride[i] >= x[2 + i] + self.pad[i]:
@@ -291,7 +296,7 @@ class Pool(Op):
 
 @dataclass(frozen=True)
 class AdaptivePool(Op):
-    """x (N,C,H,W) -> (N,C,P,Q): window i of an axis is [floor(i H / P), ceil((i+1) H / P)). (1, 1) is global pooling."""
+    """x (N,C,H,W) -> (N,C,P,Q): window i of an axis is [floor(i H / P), ceil((i+1) H / P)); (1, 1) is global."""
 
     kind: str  # "max" or "average"
     size: tuple[int, int] = (1, 1)
@@ -337,16 +342,14 @@ class Concat(Op):
         first = inputs[0]
         require(0 <= self.axis < len(first), f"axis {self.axis} of {first}")
         rest = [s[: self.axis] + s[self.axis + 1 :] for s in inputs]
-        require(all(len(s) == len(first) and r == rest[0] for s, r in zip(inputs, rest, strict=True)), f"shapes {inputs}")
+        agree = all(len(s) == len(first) and r == rest[0] for s, r in zip(inputs, rest, strict=True))
+        require(agree, f"shapes {inputs}")
         return [(*first[: self.axis], sum(s[self.axis] for s in inputs), *first[self.axis + 1 :])]
 
 
 @dataclass(frozen=True)
 class Slice(Op):
-    """x: `start:stop:step` on each of `axes` (step not 0, may be negative; start and stop as Python resolves them).
-
-
-    """
+    """x: `start:stop:step` on each of `axes` (step not 0, may be negative; start and stop as Python resolves them)."""
 
     axes: tuple[int, ...]
     starts: tuple[int, ...]
@@ -381,7 +384,8 @@ class Pad(Op):
         require(len(self.before) == len(self.after) == len(x), f"pads for {len(self.before)} axes, input {x}")
         require(self.mode in ("constant", "reflect", "edge"), f"mode {self.mode!r}")
         if self.mode == "reflect":
-            require(all(max(b, a) < max(d, 1) for b, a, d in zip(self.before, self.after, x, strict=True)), f"reflect {self.before} {self.after} on {x}")
+            is_inside = all(max(b, a) < max(d, 1) for b, a, d in zip(self.before, self.after, x, strict=True))
+            require(is_inside, f"reflect {self.before} {self.after} on {x}")
         out = tuple(d + b + a for d, b, a in zip(x, self.before, self.after, strict=True))
         require(min(out, default=0) >= 0, f"cropping {x} to {out}")
         return [out]
@@ -455,7 +459,8 @@ class Resize(Op):
     def infer(self, inputs: list[Shape]) -> list[Shape]:
         arity(inputs, 1)
         x = inputs[0]
-        require(len(x) == 4 and (self.size is None) != (self.scale is None), f"input {x}, size {self.size}, scale {self.scale}")
+        is_one_given = (self.size is None) != (self.scale is None)
+        require(len(x) == 4 and is_one_given, f"input {x}, size {self.size}, scale {self.scale}")
         require(self.mode in ("nearest", "linear", "cubic"), f"mode {self.mode!r}")
         require(self.coordinates in COORDINATES and self.rounding in ROUNDINGS, f"{self.coordinates}, {self.rounding}")
         if self.size is not None:

@@ -189,14 +189,22 @@ class ConvSpec:
         if match is None:
             raise InvalidArgument(
                 f"{text!r} is not a convolution's id",
-                "write it like n1_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g1_f32 (st2x1, pd0x1 or pd0x0x1x1 where sides differ)",
+                "write it like n1_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g1_f32 "
+                "(st2x1, pd0x1 or pd0x0x1x1 where sides differ)",
             )
         pads = [int(v) for v in match["pd"].split("x")]
         pads = {1: pads * 4, 2: pads * 2, 4: pads}.get(len(pads), pads)
         if len(pads) != 4:
             raise InvalidArgument(f"{text!r}: padding has one, two or four numbers")
+        n, c, h, w, k, r, s = (int(match[name]) for name in "nchwkrs")
         return cls(
-            *(int(match[name]) for name in ("n", "c", "h", "w", "k", "r", "s")),
+            n,
+            c,
+            h,
+            w,
+            k,
+            r,
+            s,
             stride=_pair(match["st"]),
             pad=(pads[0], pads[1], pads[2], pads[3]),
             dilation=_pair(match["dl"]),
