@@ -1,4 +1,7 @@
-"""Waterline behind the interface of `onnx.backend`, for the ONNX project's own test suite."""
+"""Waterline behind the interface of `onnx.backend`, for the ONNX project's own test suite.
+
+WATERLINE_ONNX_EXECUTOR chooses what computes: `engine` (`waterline.compile`, the default) or `reference`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ from onnx.backend.base import Backend, BackendRep
 import waterline
 from waterline import reference
 from waterline.frontends.onnx import load, signature
-from waterline.graph import Graph
 
-Executor = Callable[[Graph, Mapping[str, np.ndarray]], list[np.ndarray]]
+Executor = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], list[np.ndarray]]
 
 # The node tests pass everything as a run-time input. These are parameters of a layer, not data: shapes, axes, factors
 # and weights, which the engine knows when it compiles. The adapter makes them initializers. Operator -> positions.
@@ -52,22 +54,19 @@ PARAMETERS: dict[str, Sequence[int]] = {
 }
 
 
-def run_reference(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def run_reference(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    graph = load(model, {name: value.shape for name, value in inputs.items()})
     results = reference.run(graph, inputs)
     return [results[name].astype(np.float32) for name in graph.outputs]
 
 
-def run_engine(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    results = waterline.compile(graph)(*(inputs[name] for name in graph.inputs))
+def run_engine(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    results = waterline.compile(model, inputs)(**inputs)
     return [results] if isinstance(results, np.ndarray) else list(results)
 
 
 EXECUTORS: dict[str, Executor] = {"engine": run_engine, "reference": run_reference}
-
-
-def executor() -> Executor:
-    """WATERLINE_ONNX_EXECUTOR names one; by default the engine."""
-    return EXECUTORS[os.environ.get("WATERLINE_ONNX_EXECUTOR", "engine")]
+EXECUTOR = os.environ.get("WATERLINE_ONNX_EXECUTOR", "engine")
 
 
 def specialise(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
@@ -96,8 +95,7 @@ class WaterlineRep(BackendRep):
         given = {name: np.asarray(value) for name, value in zip(names, inputs, strict=True)}
         model = specialise(self.model, given)
         data = {info.name: given[info.name] for info in signature(model).inputs}
-        graph = load(model, {name: value.shape for name, value in data.items()})
-        return tuple(executor()(graph, data))
+        return tuple(EXECUTORS[EXECUTOR](model, data))
 
 
 class WaterlineBackend(Backend):
