@@ -1,0 +1,92 @@
+"""What all tests share: a cache folder of their own, seeds that are printed, and the command that repeats a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+
+# Before anything imports NumPy or Waterline: one thread for the libraries, and a cache that is not the user's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+CACHE_DIR = tempfile.mkdtemp(prefix="waterline-tests-")
+os.environ["WATERLINE_CACHE_DIR"] = CACHE_DIR
+for _variable in ("WATERLINE_ISA", "WATERLINE_VERBOSE"):
+    os.environ.pop(_variable, None)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+CHILD_SECONDS = 60  # a forked child that takes longer is stopped
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(CACHE_DIR, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        report.sections.append(("repeat with", f"python -m pytest '{item.nodeid}'"))
+    return report
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Follows from the test's name, so that it is the same wherever and with whatever else the test runs."""
+    value = zlib.crc32(request.node.nodeid.encode())
+    print(f"seed {value}")
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+Forked = Callable[[Callable[[], object]], str]
+
+
+@pytest.fixture(scope="session")
+def forked() -> Forked:
+    """Runs a function in a forked child, so that a crash of native code ends the child and not the tests.
+
+    Returns "" if the function returned, else how the child ended.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    return run_forked
+
+
+def run_forked(function: Callable[[], object]) -> str:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while other threads live: that is the point
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # pytest's faulthandler would print the parent's stack
+            signal.alarm(CHILD_SECONDS)
+            function()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"did not end in {CHILD_SECONDS} s" if name == "SIGALRM" else f"killed by {name}"
+    return f"exit status {code}" if code else ""
