@@ -37,7 +37,10 @@ class Views:
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of a layer with a config; `seconds` is what one core needs by the machine's rates."""
+    """Work of a layer with a config; `seconds` is what all cores of the machine need together, by its rates.
+
+    All of them whatever the number of threads, so that the choice, and with it every result, does not depend on it.
+    """
 
     seconds: float
     flops: float  # executed, padding of tiles included
@@ -112,7 +115,7 @@ WANTED_CHUNKS = 8
 
 
 def chunk_items(items: int, seconds: float) -> int:
-    """How many of `items` work items, which take one core `seconds` together, are handed to a thread at a time."""
+    """How many of `items` work items, which take `seconds` together, are handed to a thread at a time."""
     if items <= 1 or seconds <= LEAST_CHUNK_SECONDS:
         return max(items, 1)
     wanted = min(max(seconds / WANTED_CHUNKS, LEAST_CHUNK_SECONDS), MOST_CHUNK_SECONDS)

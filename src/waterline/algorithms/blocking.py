@@ -11,6 +11,11 @@ from waterline.machine import Machine
 TILE_CYCLES = 24.0
 ROW_POINTER_CYCLES = 1.0
 
+# With more tiles of rows than this over each panel, the time its weights take to arrive does not matter.
+PREFETCH_TILES = 24
+# The part of a shorter stream (arithmetic, memory) that does not hide behind the longest.
+NOT_HIDDEN = 0.3
+
 
 @dataclass(frozen=True)
 class Product:
@@ -45,6 +50,7 @@ class GemmConfig:
     unroll: int
     block_tiles: int
     panel_outer: bool
+    prefetch_bytes: int = 0
 
     @property
     def tile(self) -> Tile:
@@ -122,13 +128,28 @@ def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
         budget = machine.l2_bytes // 4
         block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
         return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, full, 16), False)
-    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True)
+    ahead = prefetch_distance(product, tile, machine)
+    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True, ahead)
+
+
+def prefetch_distance(product: Product, tile: Tile, machine: Machine) -> int:
+    """One panel, where weights come from beyond the second-level cache and few rows pass over each panel; else 0."""
+    panel_bytes = product.depth * tile.vectors * machine.vector_bytes
+    few = product.rows <= PREFETCH_TILES * tile.rows
+    return panel_bytes if few and panel_bytes <= machine.l2_bytes // 2 else 0
 
 
 def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: int) -> float:
-    """One core's time: arithmetic, or the weights from memory where that takes longer."""
-    compute = images * product_cycles(product, config.tile, machine) / clock_hz(machine)
-    level = "l3" if product.weight_bytes <= machine.l3_bytes // 2 else "dram"
-    if product.weight_bytes <= machine.l2_bytes // 2:
-        level = "l2"
-    return max(compute, product.weight_bytes / machine.bytes_per_s(level))
+    """Time on all cores: arithmetic, or the weights from memory where that takes longer."""
+    compute = images * product_cycles(product, config.tile, machine) / clock_hz(machine) / machine.cores
+    return overlapped(compute, weight_seconds(product.weight_bytes, machine))
+
+
+def weight_seconds(size_bytes: float, machine: Machine) -> float:
+    """Time in which weights arrive. In a network all that exceeds a core's cache has been displaced by other layers."""
+    return size_bytes / machine.bytes_per_s("l2" if size_bytes <= machine.l2_bytes // 2 else "dram", machine.cores)
+
+
+def overlapped(*seconds: float) -> float:
+    """Time of things that go on at once but get in each other's way: the longest and a part of the rest."""
+    return max(seconds) + NOT_HIDDEN * (sum(seconds) - max(seconds))

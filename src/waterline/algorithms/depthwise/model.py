@@ -64,10 +64,10 @@ class Depthwise(Algorithm):
         macs = max(chains / machine.fma_ports, float(machine.fma_latency)) * spec.s
         loads = config.vectors * ((config.width - 1) * spec.stride[1] + 2 * spec.s) / 2
         tile = spec.r * max(macs, loads) + 16 + 2 * chains
-        arithmetic = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine)
+        arithmetic = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine) / machine.cores
         moved = spec.input_bytes + spec.output_bytes
         level = "l2" if moved < machine.l2_bytes else "l3" if moved < machine.l3_bytes else "dram"
-        return Cost(max(arithmetic, moved / machine.bytes_per_s(level)), spec.flops, spec.least_bytes)
+        return Cost(max(arithmetic, moved / machine.bytes_per_s(level, machine.cores)), spec.flops, spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: DepthwiseConfig, views: Views, machine: Machine) -> Implementation:
         rows, columns = windows(spec)

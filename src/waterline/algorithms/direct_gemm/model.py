@@ -66,6 +66,7 @@ class DirectGemm(Algorithm):
             y_stride_elems=pixel_stride(views.y),
             residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
             epilogue=spec.epilogue,
+            prefetch_bytes=config.prefetch_bytes,
         )
         images, image_rows = (1, spec.n * rows) if merged else (spec.n, rows)
         blocks = max(1, -(-(image_rows // config.rows) // config.block_tiles))

@@ -62,7 +62,7 @@ class Grouped(Algorithm):
         macs = max(config.width / machine.fma_ports, float(machine.fma_latency)) * spec.s
         shuffles = ((config.width - 1) * spec.stride[1] + spec.s) / 2
         tile = spec.r * spec.group_c * max(macs, (macs + shuffles) * 0.75) + 16 + 2 * config.width
-        seconds = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine)
+        seconds = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine) / machine.cores
         return Cost(seconds, spec.flops, spec.least_bytes)
 
     def implement(

@@ -34,7 +34,7 @@ class Im2col(Algorithm):
         product = _product(spec)
         patch_bytes = spec.n * product.rows * product.depth * ELEM_BYTES
         level = "l2" if patch_bytes < machine.l2_bytes // 2 else "l3" if patch_bytes < machine.l3_bytes // 2 else "dram"
-        copy = 2 * patch_bytes / machine.bytes_per_s(level)
+        copy = 2 * patch_bytes / machine.bytes_per_s(level, machine.cores)
         seconds = gemm_seconds(product, config, machine, spec.n) + copy
         flops = spec.n * product_flops(product, config.tile, machine)
         return Cost(seconds, flops, spec.least_bytes + 2 * patch_bytes)
@@ -69,6 +69,7 @@ class Im2col(Algorithm):
             y_stride_elems=pixel_stride(views.y),
             residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
             epilogue=spec.epilogue,
+            prefetch_bytes=config.prefetch_bytes,
         )
         rows = Rows.of_images(spec.n, product.rows, config)
         left = LeftOperand(Workspace("patches"), product.rows * product.depth)

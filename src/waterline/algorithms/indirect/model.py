@@ -103,6 +103,7 @@ def indirect_call(spec: ConvSpec, config: GemmConfig, views: Views, machine: Mac
         y_stride_elems=pixel_stride(views.y),
         residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
         epilogue=spec.epilogue,
+        prefetch_bytes=config.prefetch_bytes,
     )
     left = LeftOperand(Input(0), views.x.strides[0], Packed("table"), Packed("zero"))
     return gemm_call(kernel, spec, views, machine, Rows.of_images(spec.n, rows, config), seconds, left)

@@ -35,7 +35,7 @@ class Naive(Algorithm):
         return [NaiveConfig()]
 
     def cost(self, spec: ConvSpec, config: NaiveConfig, machine: Machine) -> Cost:
-        return Cost(spec.macs * CYCLES_PER_MAC / clock_hz(machine), spec.flops, spec.least_bytes)
+        return Cost(spec.macs * CYCLES_PER_MAC / clock_hz(machine) / machine.cores, spec.flops, spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: NaiveConfig, views: Views, machine: Machine) -> Implementation:
         residual = views.residual

@@ -23,7 +23,15 @@ from functools import cache
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views, chunk_items
-from waterline.algorithms.blocking import Product, clock_hz, product_cycles, tiles
+from waterline.algorithms.blocking import (
+    Product,
+    clock_hz,
+    overlapped,
+    prefetch_distance,
+    product_cycles,
+    tiles,
+    weight_seconds,
+)
 from waterline.algorithms.winograd.cpu import (
     ELEM_BYTES,
     FusedKernel,
@@ -98,23 +106,27 @@ class Winograd(Algorithm):
         count = spec.n * _tiles(spec, variant)
         clock, lanes = clock_hz(machine), machine.lanes()
         rows = -(-count // config.rows) * config.rows
-        multiply = variant.points * product_cycles(_product(spec, rows), config.tile, machine) / clock
+        per_second = clock * machine.cores
+        multiply = variant.points * product_cycles(_product(spec, rows), config.tile, machine) / per_second
         transforms = count * (
             -(-spec.c // lanes) * _transform_cycles(variant, variant.rows.b, variant.columns.b)
             + -(-spec.k // lanes) * _transform_cycles(variant, variant.rows.a, variant.columns.a)
         )
         weights = variant.points * spec.c * spec.k * ELEM_BYTES
         data = count * variant.points * (spec.c + spec.k) * ELEM_BYTES
+        arriving = weight_seconds(weights, machine)
         if config.block_tiles:
             blocks = -(-count // config.block_tiles)
-            again = weights * (blocks - 1) / machine.bytes_per_s("l2" if weights < machine.l2_bytes // 2 else "l3")
-            moved = weights / machine.bytes_per_s("dram") / 2
-            seconds = max(multiply, again) * (1 + 0.25 / blocks) + moved
+            block_bytes = config.block_tiles * variant.tile_stride(spec.c) * ELEM_BYTES
+            level = "l2" if weights + block_bytes < machine.l2_bytes else "l3"
+            again = weights * (blocks - 1) / machine.bytes_per_s(level, machine.cores)
+            uneven = -(-blocks // machine.cores) * machine.cores / blocks
+            seconds = overlapped(multiply * uneven, again) + arriving
         else:
             level = "l2" if data < machine.l2_bytes // 2 else "l3" if data < machine.l3_bytes // 2 else "dram"
-            seconds = multiply + weights / machine.bytes_per_s("dram") / 2 + 2 * data / machine.bytes_per_s(level)
+            seconds = overlapped(multiply, arriving) + 2 * data / machine.bytes_per_s(level, machine.cores)
         flops = 2.0 * variant.points * rows * spec.c * spec.k
-        return Cost(seconds + transforms / clock, flops, spec.least_bytes)
+        return Cost(seconds + transforms / per_second, flops, spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: WinogradConfig, views: Views, machine: Machine) -> Implementation:
         seconds = self.cost(spec, config, machine).seconds
@@ -167,6 +179,9 @@ class _Layer:
             y_stride_elems=self.variant.tile_stride(spec.k),
             residual_stride_elems=0,
             epilogue=Epilogue(),
+            prefetch_bytes=0
+            if config.block_tiles
+            else prefetch_distance(_product(spec, self.tiles), config.tile, machine),
         )
         residual = views.residual
         self.bias: Arg = Packed("bias") if spec.epilogue.bias else Number(0)

@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from waterline.codegen.cpu import epilogue
-from waterline.codegen.cpu.emitter import F32, I32, I64, PTR, Emitter, Value
+from waterline.codegen.cpu.emitter import CACHE_LINE_BYTES, F32, I32, I64, PTR, Emitter, Value
 from waterline.codegen.cpu.kernel import Kernel
 from waterline.codegen.cpu.memory import aligned_zeros
 from waterline.machine import Machine
@@ -31,7 +31,7 @@ ELEM_BYTES = 4
 
 @dataclass(frozen=True)
 class Tile:
-    """What one register operation covers: `rows` x `vectors` accumulators; the depth loop is unrolled `unroll` times."""
+    """What one register operation covers: `rows` x `vectors` accumulators; the depth loop is unrolled."""
 
     rows: int
     vectors: int
@@ -60,6 +60,8 @@ class GemmKernel(Kernel):
         block_tiles: main tiles in a block of rows.
         row_stride_elems: distance of rows of `a`; 0 where the table gives them. Rows of one run are contiguous.
         y_stride_elems, residual_stride_elems: distance of rows of the output and of the residual.
+        prefetch_bytes: how far ahead of itself a tile asks for weights; 0: it does not. The distance of a panel brings
+            the next panel into the second-level cache while this one is multiplied.
     """
 
     runs: int
@@ -74,6 +76,7 @@ class GemmKernel(Kernel):
     y_stride_elems: int
     residual_stride_elems: int
     epilogue: Epilogue
+    prefetch_bytes: int = 0
 
     @property
     def has_table(self) -> bool:
@@ -266,6 +269,10 @@ class TileFunction:
         step_bytes = self.vectors * e.lanes * ELEM_BYTES
         for step in range(count):
             weights = [e.load_vector(panel, step * step_bytes + v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
+            if self.kernel.prefetch_bytes:
+                ahead = self.kernel.prefetch_bytes + step * step_bytes
+                for line in range(0, step_bytes, CACHE_LINE_BYTES):
+                    e.prefetch(panel, ahead + line, locality=2)
             for i, (pointer, constant) in enumerate(rows):
                 value = e.splat(e.load(e.at(pointer, offset), F32, constant + step * ELEM_BYTES))
                 for v in range(self.vectors):
