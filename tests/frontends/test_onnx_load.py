@@ -17,6 +17,7 @@ from waterline.errors import InvalidArgument, InvalidModel, UnsupportedOperator
 from waterline.frontends.onnx import TensorInfo, evaluation, load, operators, signature
 from waterline.frontends.onnx.wire import strip
 from waterline.graph import ops
+from waterline.spec import Activation
 
 from .onnx_building import build, node, random, value
 
@@ -350,7 +351,7 @@ def test_memory_of_constants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # ---- functions and branches -----------------------------------------------------------------------------------------
-def leaky(depth: int = 0) -> onnx.FunctionProto:
+def leaky() -> onnx.FunctionProto:
     """A function with an attribute that its node refers to and a default for it."""
     scaled = node("LeakyRelu", "a", "b")
     scaled.attribute.append(onnx.AttributeProto(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT))
@@ -374,6 +375,16 @@ def test_local_functions_are_expanded() -> None:
     assert [step.name for step in graph.nodes] == ["first/LeakyRelu_0", "second/LeakyRelu_0"]
     assert [step.op.function.params for step in graph.nodes] == [(0.25,), (0.5,)]  # type: ignore[attr-defined]
     assert graph.outputs == ["y"]
+
+
+def test_inputs_and_outputs_of_functions_may_be_left_out() -> None:
+    body = [node("Clip", "a,low,high", "b"), node("NonMaxSuppression", "a,a", "unused")]
+    function = helper.make_function(
+        "local", "Bound", ["a", "low", "high"], ["b", "unused"], body, [helper.make_opsetid("", 20)]
+    )
+    call = helper.make_node("Bound", ["x", "", "h"], ["y"], domain="local")
+    graph = load(build([call], {"x": (1, 2)}, constants={"h": 6.0}, functions=[function]))
+    assert [step.op for step in graph.nodes] == [ops.Unary(Activation("clip", (-np.inf, 6.0)))]
 
 
 def test_functions_that_call_themselves_are_refused() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
 
 from waterline.errors import Error, InvalidModel, UnsupportedOperator
-from waterline.frontends.onnx.attributes import AttributeProto, Attributes
+from waterline.frontends.onnx.attributes import Attributes
 from waterline.frontends.onnx.builder import Builder
 from waterline.frontends.onnx.call import Call
 from waterline.frontends.onnx.model import Model, opset_versions
+from waterline.frontends.onnx.names import DEEPEST_NESTING, UNORDERED, check_names
 from waterline.frontends.onnx.signature import TensorInfo
 from waterline.frontends.onnx.storage import decode, one_line
 from waterline.frontends.onnx.table import CONVERTERS
@@ -19,9 +20,8 @@ from waterline.frontends.onnx.values import Constant, Missing, RefusalError, Ten
 from waterline.graph import Graph
 from waterline.graph.ops import Shape
 
-DEEPEST_NESTING = 64
 MOST_NODES = 100_000
-UNORDERED = "the graph has a cycle, or its nodes are not in the order of execution"
+ABSENT = Missing("it is an input of a function that its call leaves out")
 
 # What NumPy, protobuf and Python raise for numbers and names that make no sense.
 MISTAKES = (ArithmeticError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
@@ -82,7 +82,7 @@ class Importer:
             scope.define(info.name, tensor)
         for sparse in graph.sparse_initializer:
             scope.define(sparse.values.name, Missing(f"the initializer {sparse.values.name!r} is sparse"))
-        needed = _check_names(graph.node, {*scope.values, *self.model.positions})
+        needed = check_names(graph.node, {*scope.values, *self.model.positions})
         missing = [info.name for info in signature.outputs if info.name not in needed.known]
         if missing:
             raise InvalidModel(f"the output {missing[0]!r} is written by no node")
@@ -116,7 +116,7 @@ class Importer:
             function = self.functions.get((node.domain, node.op_type, node.overload))
             if function is None and kind != "If" and kind not in CONVERTERS:
                 raise RefusalError()
-            inputs = [self.lookup(name, scope) if name else None for name in node.input]
+            inputs = [self.operand(name, scope) for name in node.input]
             attributes = Attributes(node.attribute, scope.bound)
             if function is not None:
                 return self.call_function(function, node, label, inputs, attributes, scope)
@@ -127,7 +127,7 @@ class Importer:
             self.refuse(kind, label, refusal.reason)
             return [Missing()] * len(node.output)
         except Error as error:
-            if error.message.startswith("node "):
+            if error.message.startswith("node "):  # from inside a function or branch, where it was given its place
                 raise
             raise type(error)(f"node {label!r} ({kind}): {error.message}", error.hint) from error
         except MISTAKES as error:
@@ -175,13 +175,11 @@ class Importer:
         inner = Scope(opsets, f"{label}/", bound, depth=scope.depth + 1)
         for position, name in enumerate(function.input):
             value = inputs[position] if position < len(inputs) else None
-            inner.define(
-                name,
-                Missing(f"input {name!r} of its function is left out") if value is None else value,
-            )
-        _check_names(function.node, set(inner.values))
-        self.walk(function.node, inner)
-        return [self.lookup(name, inner) for name in function.output[: len(node.output)]]
+            inner.define(name, ABSENT if value is None else value)
+        needed = check_names(function.node, set(inner.values))
+        outputs = list(zip(function.output, node.output, strict=False))
+        self.walk(function.node, inner, needed.live({name for name, wanted in outputs if wanted}))
+        return [self.lookup(name, inner) if wanted else Missing() for name, wanted in outputs]
 
     def take_branch(
         self, node: onnx.NodeProto, label: str, inputs: list[Value | None], attributes: Attributes, scope: Scope
@@ -202,7 +200,13 @@ class Importer:
         self.walk(branch.node, inner)
         return [self.lookup(info.name, inner) for info in branch.output[: len(node.output)]]
 
+    def operand(self, name: str, scope: Scope) -> Value | None:
+        """The value of an input; None if it is left out, here or in the call of the function around the node."""
+        value = self.lookup(name, scope) if name else None
+        return None if value is ABSENT else value
+
     def lookup(self, name: str, scope: Scope) -> Value:
+        """What a name stands for. Initializers of the model are read when they are first looked up."""
         value = scope.find(name)
         if value is not None:
             return value
@@ -225,6 +229,7 @@ class Importer:
             self.refusals.setdefault((kind, reason), []).append(label)
 
     def output(self, info: TensorInfo, scope: Scope) -> Value:
+        """The value of an output of the model, refused if it is not float32."""
         value = self.lookup(info.name, scope)
         if isinstance(value, Missing):
             self.refuse("output", info.name, value.reason)
@@ -244,71 +249,3 @@ class Importer:
             f"the model uses what is not supported: {'; '.join(parts)}",
             "waterline.frontends.onnx.operators() lists the operators that are",
         )
-
-
-# ---- names ----------------------------------------------------------------------------------------------------------
-@dataclass
-class Names:
-    """Which names nodes read and write."""
-
-    known: set[str]
-    nodes: Sequence[tuple[set[str], Sequence[str]]]  # for each node what it reads and what it writes
-
-    def live(self, needed: set[str]) -> set[int]:
-        """Positions of the nodes that the names in `needed` depend on."""
-        live: set[int] = set()
-        needed = set(needed)
-        for position in range(len(self.nodes) - 1, -1, -1):
-            reads, writes = self.nodes[position]
-            if not needed.isdisjoint(writes):
-                live.add(position)
-                needed |= reads
-        return live
-
-
-def _check_names(nodes: Iterable[onnx.NodeProto], known: set[str]) -> Names:
-    """Every name is written before it is read, and once. Raises InvalidModel for cycles, loose ends and duplicates."""
-    known = set(known)
-    written: set[str] = set()
-    found: list[tuple[set[str], Sequence[str]]] = []
-    nodes = list(nodes)
-    everything = {name for node in nodes for name in node.output}
-    for node in nodes:
-        reads = {name for name in node.input if name}
-        unknown = sorted(reads - known)
-        if unknown:
-            if unknown[0] in everything:
-                what, hint = (
-                    "a later node or itself writes",
-                    UNORDERED,
-                )
-            else:
-                what, hint = "nothing writes", "an initializer, an input or a node is missing"
-            raise InvalidModel(f"node {node.name!r} ({node.op_type}) reads {unknown[0]!r}, which {what}", hint)
-        captured: set[str] = set()
-        for graph in _branches(node):
-            _captured(graph, captured, 0)
-        found.append((reads | captured, list(node.output)))
-        for name in node.output:
-            if name and (name in written or name in known):
-                raise InvalidModel(f"node {node.name!r} ({node.op_type}) writes {name!r}, which is already there")
-            if name:
-                written.add(name)
-                known.add(name)
-    return Names(known, found)
-
-
-def _captured(graph: onnx.GraphProto, names: set[str], depth: int) -> None:
-    """All names that a branch reads: some of them are the outer graph's."""
-    if depth > DEEPEST_NESTING:
-        raise InvalidModel(f"branches are nested more than {DEEPEST_NESTING} deep")
-    for node in graph.node:
-        names.update(node.input)
-        for inner in _branches(node):
-            _captured(inner, names, depth + 1)
-    names.update(info.name for info in graph.output)
-
-
-def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs among a node's attributes."""
-    return [proto.g for proto in node.attribute if proto.type == AttributeProto.GRAPH]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
 
 from waterline.errors import InvalidModel
 from waterline.frontends.onnx.call import Call, Converter, Converters
@@ -153,6 +152,8 @@ def reduce_product(call: Call) -> Value:
 
 def by_definition(call: Call) -> list[Value]:
     """Operators that position embeddings and the like are made of: ONNX's own evaluation of a constant node."""
+    from onnx.reference import ReferenceEvaluator  # takes a while to import, and is rarely needed
+
     arrays = [call.array(position) if call.has(position) else None for position in range(len(call.inputs))]
     given = {f"x{i}": array for i, array in enumerate(arrays) if array is not None}
     call.builder.budget.take(2 * sum(array.nbytes for array in given.values()))
