@@ -153,21 +153,20 @@ class CompiledNetwork:
                     f"input {name!r} has shape {shape}, the network takes {_pattern(old)}", "check the number of axes"
                 )
         is_batch = all(shape[1:] == old[1:] for shape, old in zip(shapes, known, strict=True))
-        try:
-            if not is_batch and self._source.reload is not None:
-                return self._source.reload(wanted)
-            return graph.with_shapes(wanted)
-        except Error:
-            if is_batch and self._source.reload is not None:
-                try:
-                    return self._source.reload(wanted)
-                except Error as again:
-                    error = again
-            given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
-            raise InvalidArgument(
-                f"the network does not take inputs of shape {given}: {error.message}",
-                f"it was compiled for {', '.join(_pattern(old) for old in known)}",
-            ) from error
+        reload = self._source.reload
+        # Another batch follows from the graph itself; other sizes are read from the model again, where there is one.
+        ways = (graph.with_shapes,) if reload is None else (graph.with_shapes, reload) if is_batch else (reload,)
+        refusals: list[Error] = []
+        for derive in ways:
+            try:
+                return derive(wanted)
+            except Error as error:
+                refusals.append(error)
+        given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
+        raise InvalidArgument(
+            f"the network does not take inputs of shape {given}: {refusals[-1].message}",
+            f"it was compiled for {', '.join(_pattern(old) for old in known)}",
+        ) from refusals[-1]
 
     # ---- what it is ---------------------------------------------------------------------------------------------
     @property
@@ -189,8 +188,8 @@ class CompiledNetwork:
 
     def profile(self, *inputs: Any, seconds: float = 1.0, **named: Any) -> Report:
         """Run for about `seconds` and report every layer's time, efficiency and bound."""
-        if not seconds > 0:
-            raise InvalidArgument(f"profile for {seconds} seconds", "pass a positive number")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidArgument(f"profile for {seconds!r} seconds", "pass a positive number")
         values = self._arranged(inputs, named)
         arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
         program = self._program(tuple(array.shape for array in arrays))

@@ -33,6 +33,8 @@ class Options:
 
 def parse_options(options: Mapping[str, Any] | None) -> Options:
     """Raises InvalidArgument: an unknown name (with the closest one), or a wrong value."""
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidArgument(f"options is {options!r}", f"pass a dictionary of {', '.join(NAMES)}")
     options = dict(options or {})
     for name in options:
         if name not in NAMES:
@@ -45,7 +47,7 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     if not isinstance(options.get("block_fusion", False), bool):
         raise _wrong("block_fusion", options["block_fusion"])
     tune = options.get("tune", False)
-    if not isinstance(tune, bool | int | float) or tune < 0:
+    if not isinstance(tune, bool | int | float) or not tune >= 0:
         raise _wrong("tune", tune)
     if tune:
         raise InvalidArgument("tuning is not available in this version", "leave the option tune at False")
