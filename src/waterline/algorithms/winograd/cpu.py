@@ -336,15 +336,11 @@ class FusedKernel(Kernel):
             groups.append((panel_count - 1 if groups else 0, panel_count, last_columns))
             for begin_panel, end_panel, columns in groups:
                 vectors = -(-columns // e.lanes)
-                heights = {
-                    rows: TileFunction(
-                        product, e, rows, columns, vectors, y_stride_elems=self.panel_stride(e.lanes)
-                    ).emit()
-                    for rows in (product.tile.rows, *product.tails)
-                }
+                y_stride = self.panel_stride(e.lanes)
+                tile = TileFunction(product, e, product.tile.rows, columns, vectors, y_stride_elems=y_stride).emit()
                 output = emit_output_transform(e, variant, geometry, self.epilogue, columns, width)
                 with e.loop(begin_panel, end_panel, name="panel") as panel:
-                    self._multiply(e, heights, panel, panels, v, m, count)
+                    self._multiply(e, tile, panel, panels, v, m, count)
                     channel = e.mul(panel, width * ELEM_BYTES)
                     with e.loop(0, count, name="tile") as i:
                         walk.output(
@@ -360,7 +356,7 @@ class FusedKernel(Kernel):
                         )
 
     def _multiply(
-        self, e: Emitter, heights: dict[int, ir.Function], panel: Value, panels: Value, v: Value, m: Value, count: Value
+        self, e: Emitter, tile: ir.Function, panel: Value, panels: Value, v: Value, m: Value, count: Value
     ) -> None:
         """All points of a panel: m[tile, point, :] = v[tile, point, :] x weights[point, :, panel]."""
         product = self.product
@@ -369,16 +365,14 @@ class FusedKernel(Kernel):
         point_weights = -(-product.columns // lanes) * lanes * depth * ELEM_BYTES
         m_stride = self.panel_stride(lanes) * ELEM_BYTES
         null = ir.Constant(PTR, None)
+        assert self.block_tiles % product.tile.rows == 0, self
         with e.loop(0, product.groups, name="point") as point:
             weights = e.at(panels, e.add(e.mul(point, point_weights), e.mul(panel, width * depth * ELEM_BYTES)))
             left = e.at(v, e.mul(point, depth * ELEM_BYTES))
             target = e.at(m, e.mul(point, width * ELEM_BYTES))
-            row: Value = e.index(0)
-            for height, function in heights.items():
-                steps = e.div(e.sub(count, row), height)
-                with e.loop(0, steps, name="rows") as i:
-                    at = e.add(row, e.mul(i, height))
-                    source = e.at(left, e.mul(at, product.row_stride_elems * ELEM_BYTES))
-                    result = e.at(target, e.mul(at, m_stride))
-                    e.builder.call(function, [source, null, null, weights, null, result, null])
-                row = e.add(row, e.mul(steps, height))
+            # Whole register tiles: rows behind the last tile hold older data, and nobody reads their products.
+            with e.loop(0, e.div(e.add(count, product.tile.rows - 1), product.tile.rows), name="rows") as i:
+                at = e.mul(i, product.tile.rows)
+                source = e.at(left, e.mul(at, product.row_stride_elems * ELEM_BYTES))
+                result = e.at(target, e.mul(at, m_stride))
+                e.builder.call(tile, [source, null, null, weights, null, result, null])
