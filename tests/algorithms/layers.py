@@ -143,7 +143,10 @@ class Data:
         return conv2d(self.x, self.weight, self.bias, spec, self.residual)
 
     def bound(self, spec: ConvSpec, factor: float) -> np.ndarray:
-        return conv_bound(spec, self.x, self.weight, factor, bias=self.bias, residual=self.residual)
+        """For each element; an algorithm with a factor above 1 mixes the pixels of a tile, and with them their errors,
+        so that what the largest pixel is allowed is allowed to all."""
+        bound = conv_bound(spec, self.x, self.weight, factor, bias=self.bias, residual=self.residual)
+        return bound if factor <= 1 else bound.max(axis=(2, 3), keepdims=True)
 
 
 # ---- kernels --------------------------------------------------------------------------------------------------------
@@ -163,7 +166,8 @@ def check_is_asked_for(case: Case, implementation: Implementation) -> None:
     known = KERNELS.get(case.algorithm.partition(":")[0])
     assert known is not None, f"say in KERNELS which kernels {case.algorithm} is made of"
     made = {type(call.kernel).__name__ for call in implementation.calls}
-    assert made and made <= known, f"asked for {case.algorithm}, got {made}"
+    assert made, "the layer has no calls"
+    assert made <= known, f"asked for {case.algorithm}, got {made}"
     for call in implementation.calls:
         tile = getattr(call.kernel, "tile", None)
         if tile is not None and hasattr(case.config, "tile"):
