@@ -28,16 +28,31 @@ GUARD_ELEMS = 64
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 LOCAL = detect()
-MACHINES = [LOCAL] + [
-    LOCAL.restricted(isa) for isa in ("avx2", "avx", "sse2") if LOCAL.arch == "x86_64" and LOCAL.isa > isa
-]
-if LOCAL.arch == "x86_64":
-    MACHINES = [LOCAL]
-    for isa in ("avx2", "avx", "sse2"):
-        if isa != LOCAL.isa and (LOCAL.isa, isa) != ("avx", "avx2") and LOCAL.isa != "sse2":
-            MACHINES.append(LOCAL.restricted(isa))
-else:
-    MACHINES = [LOCAL]
+
+
+def is_below(isa: str, machine: Machine) -> bool:
+    order = ("sse2", "avx", "avx2", "avx512")
+    return machine.arch == "x86_64" and order.index(isa) < order.index(machine.isa)
+
+
+# This machine, and what is left of it without its wider vectors: all of them run here.
+MACHINES = [LOCAL, *(LOCAL.restricted(isa) for isa in ("avx2", "avx", "sse2") if is_below(isa, LOCAL))]
+
+
+def channel_counts() -> list[int]:
+    """Around the widths of every machine's vectors."""
+    lanes = LOCAL.lanes()
+    return sorted({1, 3, lanes - 1, lanes, lanes + 1, 2 * lanes + 1, 5 * lanes + 2})
+
+
+def with_specials(arrays: Sequence[np.ndarray], share: float = 0.05) -> list[np.ndarray]:
+    """The arrays with NaN and infinities strewn in."""
+    random = np.random.default_rng(5)
+    copies = [array.copy() for array in arrays]
+    for array in copies:
+        for value in (np.nan, np.inf, -np.inf):
+            array[random.random(array.shape) < share] = value
+    return copies
 
 
 def dense(shape: Sequence[int]) -> TensorView:
@@ -59,8 +74,8 @@ def gapped(shape: Sequence[int], gap: int = 3) -> TensorView:
 
 
 def scrambled(shape: Sequence[int]) -> TensorView:
-    """No unit stride, axes in reverse order."""
-    view = TensorView.dense([*shape], list(reversed(range(len(shape)))))
+    """No unit stride, axes in reverse order: the batch is the innermost."""
+    view = TensorView.dense(shape, tuple(reversed(range(len(shape)))))
     return TensorView(tuple(shape), tuple(3 * s for s in view.strides))
 
 

@@ -12,7 +12,7 @@ from waterline.codegen.cpu.power import power
 from waterline.graph.ops import Binary, PRelu, Unary
 from waterline.machine import Machine
 from waterline.operators.lanes import load_lanes, store_lanes
-from waterline.operators.nest import F32_BYTES, Nest, broadcast_strides, chunk, is_batched, nest
+from waterline.operators.nest import F32_BYTES, Nest, broadcast_batch, chunk, is_batched, nest
 from waterline.spec import Activation, TensorView
 
 
@@ -36,7 +36,7 @@ COMBINATIONS: dict[str, Callable[..., Value]] = {
 
 @dataclass(frozen=True)
 class Elementwise(Kernel):
-    """`after(combination(inputs))`. Args: the output, then the inputs, as in the nest."""
+    """`after(combination(inputs))`. Args: the output, the inputs, as in the nest; the bytes between their images."""
 
     combination: str
     after: Activation | None
@@ -44,7 +44,9 @@ class Elementwise(Kernel):
 
     def build(self, emitter: Emitter, args: Value, begin: Value, end: Value, scratch: Value) -> None:
         e = emitter
-        pointers = [e.load_pointer(args, 8 * i) for i in range(len(self.nest.strides))]
+        count = len(self.nest.strides)
+        pointers = [e.load_pointer(args, 8 * i) for i in range(count)]
+        batch = [e.load_i64(args, 8 * (count + i)) for i in range(count)]
         inner = [strides[-1] for strides in self.nest.strides]
 
         def body(offsets: list[Value], count: int | None) -> None:
@@ -56,18 +58,18 @@ class Elementwise(Kernel):
             pointer, offset, stride = operands[0]
             store_lanes(e, result, pointer, offset, stride, count)
 
-        self.nest.for_each_vector(e, begin, end, body)
+        self.nest.for_each_vector(e, begin, end, body, batch)
 
 
 def lower_elementwise(
     combination: str, after: Activation | None, inputs: Sequence[TensorView], output: TensorView
 ) -> list[Call]:
     batched = is_batched(output)
-    operands = [output.strides, *(broadcast_strides(view, output.shape) for view in inputs)]
-    loops = nest(output.shape, operands, batched=batched)
+    operands, batch = broadcast_batch([output, *inputs], output.shape, batched)
+    loops = nest(output.shape, [view.strides for view in operands], batched=batched)
     items = loops.image_items * (output.shape[0] if batched else 1)
     item_bytes = loops.item_elems * F32_BYTES * (1 + len(inputs))
-    args: tuple[Arg, ...] = (Output(), *(Input(i) for i in range(len(inputs))))
+    args: tuple[Arg, ...] = (Output(), *(Input(i) for i in range(len(inputs))), *batch)
     return [Call(Elementwise(combination, after, loops), args, items, chunk(items, item_bytes))]
 
 

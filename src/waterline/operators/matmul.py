@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from waterline.codegen.cpu.emitter import F32, Emitter, Value
-from waterline.codegen.cpu.kernel import Call, Input, Kernel, Number, Output
+from waterline.codegen.cpu.kernel import Arg, Call, Input, Kernel, Number, Output
 from waterline.graph.ops import MatMul, broadcast
 from waterline.machine import Machine
 from waterline.operators.lanes import load_lanes, store_lanes
-from waterline.operators.nest import F32_BYTES, Nest, broadcast_strides, nest
+from waterline.operators.nest import F32_BYTES, Nest, broadcast_batch, nest
 from waterline.spec import TensorView
 
 PANEL_BYTES = 256 << 10  # of the right side, when it has to be gathered into scratch
@@ -23,7 +23,7 @@ ITEM_MACS = 1 << 17  # a chunk of work, 5 to 20 microseconds on one core
 
 @dataclass(frozen=True)
 class MatrixProduct(Kernel):
-    """Args: output, left, right, rows M.
+    """Args: output, left, right, the bytes between their images, rows M.
 
     Attributes:
         k, columns: of the product (M, K) x (K, columns).
@@ -50,7 +50,8 @@ class MatrixProduct(Kernel):
     def build(self, emitter: Emitter, args: Value, begin: Value, end: Value, scratch: Value) -> None:
         e = emitter
         pointers = [e.load_pointer(args, 8 * i) for i in range(3)]
-        rows = e.load_i64(args, 24)
+        batch = [e.load_i64(args, 24 + 8 * i) for i in range(3)]
+        rows = e.load_i64(args, 48)
         width = self.tile_vectors * e.lanes
         panels = -(-self.columns // width)
         row_blocks = e.div(e.add(rows, self.item_rows - 1), self.item_rows)
@@ -64,7 +65,7 @@ class MatrixProduct(Kernel):
         with e.loop(begin, end, name="item") as item:
             panel, rest = e.mod(item, panels), e.div(item, panels)
             block, matrix = e.builder.urem(rest, row_blocks), e.builder.udiv(rest, row_blocks)
-            offsets = self.matrix_offsets(e, matrix)
+            offsets = self.matrix_offsets(e, matrix, batch)
             matrices = [e.at(pointer, offset) for pointer, offset in zip(pointers, offsets, strict=True)]
             first = e.mul(block, self.item_rows)
             stop = e.minimum(e.add(first, self.item_rows), rows)
@@ -84,11 +85,11 @@ class MatrixProduct(Kernel):
                     with otherwise:
                         emit(last)
 
-    def matrix_offsets(self, e: Emitter, matrix: Value) -> list[Value]:
+    def matrix_offsets(self, e: Emitter, matrix: Value, batch: list[Value]) -> list[Value]:
         """The offsets in bytes of one of the batch of matrices."""
         loops = self.matrices
         n, rest = e.div(matrix, loops.image_items), e.mod(matrix, loops.image_items)
-        offsets = [e.mul(n, stride * F32_BYTES) for stride in loops.batch]
+        offsets = [e.mul(n, step) for step in batch]
         for axis in range(len(loops.sizes) - 1, -1, -1):
             offsets = loops.moved(e, offsets, e.mod(rest, loops.sizes[axis]), axis)
             rest = e.div(rest, loops.sizes[axis])
@@ -167,7 +168,8 @@ def lower_matmul(
     batch = broadcast(a.shape[:-2], b.shape[:-2])
     stacked = [TensorView(view.shape[:-2], view.strides[:-2]) for view in (y, a, b)]
     batched = len(batch) > 0
-    matrices = nest(batch, [broadcast_strides(view, batch) for view in stacked], batched=batched).with_items(1, 1)
+    operands, steps = broadcast_batch(stacked, batch, batched)
+    matrices = nest(batch, [view.strides for view in operands], batched=batched).with_items(1, 1)
     lanes = machine.lanes()
     gathers = b.strides[-1] != 1 and columns > 1
     tile_rows, tile_vectors = (6, 4) if machine.vector_registers == 32 else (4, 3)
@@ -190,7 +192,7 @@ def lower_matmul(
     items = count * -(-rows // kernel.item_rows) * panels
     macs = min(rows, kernel.item_rows) * tile_vectors * lanes * max(k, 1)
     scratch_bytes = k * tile_vectors * lanes * F32_BYTES if gathers else 0
-    args = (Output(), Input(0), Input(1), Number(rows))
+    args: tuple[Arg, ...] = (Output(), Input(0), Input(1), *steps, Number(rows))
     return [Call(kernel, args, items, max(1, min(ITEM_MACS // macs, items // 8)), scratch_bytes=scratch_bytes)]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from waterline.codegen.cpu.emitter import Emitter, Value
+from waterline.codegen.cpu.kernel import Number
 from waterline.spec import TensorView
 
 F32_BYTES = 4
@@ -66,11 +67,17 @@ class Nest:
 
     # ---- emission -----------------------------------------------------------------------------------------------
     def for_each_item(
-        self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value], Value, Value], None]
+        self,
+        e: Emitter,
+        begin: Value,
+        end: Value,
+        body: Callable[[list[Value], Value, Value], None],
+        batch: Sequence[Value] | None = None,
     ) -> None:
         """Emits `body(offsets, row block, span)` in a loop over work items.
 
         `offsets` are the operands' distances in bytes of the item's outer loops: rows and spans are not in them.
+        `batch` gives the distances between images in bytes where they are not part of the recipe.
         """
         with e.loop(begin, end, name="item") as item:
             n = e.div(item, self.image_items)
@@ -79,14 +86,21 @@ class Nest:
             rest = e.div(rest, self.spans)
             block = e.mod(rest, self.row_blocks)
             rest = e.div(rest, self.row_blocks)
-            offsets = [e.mul(n, stride * F32_BYTES) for stride in self.batch]
+            offsets = [e.mul(n, step) for step in batch or [stride * F32_BYTES for stride in self.batch]]
             for axis in range(len(self.sizes) - 3, -1, -1):
                 digit = rest if axis == 0 else e.mod(rest, self.sizes[axis])
                 rest = e.div(rest, self.sizes[axis])
                 offsets = self.moved(e, offsets, digit, axis)
             body(offsets, block, span)
 
-    def for_each_row(self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value], Value], None]) -> None:
+    def for_each_row(
+        self,
+        e: Emitter,
+        begin: Value,
+        end: Value,
+        body: Callable[[list[Value], Value], None],
+        batch: Sequence[Value] | None = None,
+    ) -> None:
         """Emits `body(offsets, span)` in a loop over the rows of the work items; spans are not in the offsets."""
 
         def rows(offsets: list[Value], block: Value, span: Value) -> None:
@@ -95,10 +109,15 @@ class Nest:
             with e.loop(0 if self.row_blocks == 1 else first, stop, name="row") as row:
                 body(self.moved(e, offsets, row, -2), span)
 
-        self.for_each_item(e, begin, end, rows)
+        self.for_each_item(e, begin, end, rows, batch)
 
     def for_each_vector(
-        self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value], int | None], None]
+        self,
+        e: Emitter,
+        begin: Value,
+        end: Value,
+        body: Callable[[list[Value], int | None], None],
+        batch: Sequence[Value] | None = None,
     ) -> None:
         """Emits `body(offsets in bytes, count)` for vectors along the innermost loop.
 
@@ -124,7 +143,7 @@ class Nest:
                 with e.when(e.builder.icmp_signed("==", span, e.index(self.spans - 1))):
                     body(self.moved(e, offsets, full * lanes, -1), tail)
 
-        self.for_each_row(e, begin, end, along)
+        self.for_each_row(e, begin, end, along, batch)
 
     def for_each_point(self, e: Emitter, begin: Value, end: Value, body: Callable[[list[Value]], None]) -> None:
         """Emits `body(offsets in bytes)` for every element."""
@@ -231,6 +250,21 @@ def broadcast_strides(view: TensorView, shape: Sequence[int]) -> tuple[int, ...]
     return (0,) * missing + tuple(
         0 if size == 1 else stride for size, stride in zip(view.shape, view.strides, strict=True)
     )
+
+
+def broadcast_batch(
+    views: Sequence[TensorView], shape: Sequence[int], batched: bool
+) -> tuple[list[TensorView], list[Number]]:
+    """Operands for a nest over `shape`, whose first axis is the batch, and the bytes between their images.
+
+    An operand that has axis 0 once may be repeated for each image, or belong to the only image of this batch. So that
+    the recipe is the same for both, the distances are arguments of the kernel, and no stride of the nest.
+    """
+    operands = [TensorView(tuple(shape), broadcast_strides(view, shape)) for view in views]
+    if not batched:
+        return operands, [Number(0) for _ in operands]
+    steps = [Number(view.strides[0] * F32_BYTES) for view in operands]
+    return [TensorView(view.shape, (0, *view.strides[1:])) for view in operands], steps
 
 
 def merge_axes(axes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

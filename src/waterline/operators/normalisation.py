@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from waterline.codegen.cpu import functions
@@ -46,7 +46,7 @@ class LayerNormalisation(Kernel):
             def load(offset: Value | int, lanes: int | None) -> Value:
                 return load_lanes(e, pointers[1], e.add(source, offset), steps[1], lanes)
 
-            def mean(term) -> Value:
+            def mean(term: Callable[[Value | int, int | None], Value]) -> Value:
                 (lanes,) = accumulate(e, "sum", loops, lambda *place: [term(*place)], step=e.lanes, streams=STREAMS)
                 return e.builder.fdiv(fold(e, lanes, add), F32(float(count)))
 
@@ -75,7 +75,9 @@ class LayerNormalisation(Kernel):
 
         self.rows.for_each_point(e, begin, end, row)
 
-    def for_each_vector(self, e: Emitter, offsets: list[Value], axis: int, body) -> None:
+    def for_each_vector(
+        self, e: Emitter, offsets: list[Value], axis: int, body: Callable[[list[Value], int | None], None]
+    ) -> None:
         """`body(offsets, count)` over all of `axes`, vectors along the innermost."""
         size = self.axes.sizes[axis]
         if axis < len(self.axes.sizes) - 1:
@@ -147,7 +149,7 @@ class GroupNormalisation(Kernel):
         positions = math.prod(self.space.sizes)
         blocks = self.channels // self.block
 
-        def sums(source: Value, target: Value, term) -> None:
+        def sums(source: Value, target: Value, term: Callable[[Value, Value | int], Value]) -> None:
             """Each channel's sum of term(x, first channel) over space."""
 
             def body(channel: Value | int, count: int | None) -> None:
@@ -161,7 +163,7 @@ class GroupNormalisation(Kernel):
 
             self.for_each_vector(e, body)
 
-        def spread_over_groups(row: Value, finish) -> None:
+        def spread_over_groups(row: Value, finish: Callable[[Value], Value]) -> None:
             """Replaces the numbers of a group's channels by finish(their mean)."""
             with e.loop(0, self.block, self.group, name="group") as first:
                 with e.carried_loop(0, self.group, 1, [F32(0.0)], name="channel") as loop:
@@ -213,7 +215,7 @@ class GroupNormalisation(Kernel):
 
             normalise([to, source], 0)
 
-    def for_each_vector(self, e: Emitter, body) -> None:
+    def for_each_vector(self, e: Emitter, body: Callable[[Value | int, int | None], None]) -> None:
         """`body(channel, count)` over the channels of a block."""
         full, tail = divmod(self.block, e.lanes)
         with e.loop(0, full * e.lanes, e.lanes, name="vector") as channel:

@@ -7,7 +7,7 @@ window that is inside.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from waterline.codegen.cpu import functions
@@ -155,7 +155,13 @@ class Pooling(Kernel):
 
         self.for_each_window(e, begin, end, window)
 
-    def for_each_window(self, e: Emitter, begin: Value, end: Value, window) -> None:
+    def for_each_window(
+        self,
+        e: Emitter,
+        begin: Value,
+        end: Value,
+        window: Callable[[list[Value], Value, Value, list[int | None]], None],
+    ) -> None:
         """Work items are rows of outputs, a group of channels at a time."""
         p_count, q_count, channels = self.loops.sizes
         lanes = e.lanes

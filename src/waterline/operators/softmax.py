@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from waterline.codegen.cpu import functions
@@ -76,7 +76,7 @@ class SoftmaxKernel(Kernel):
         def store(value: Value, offset: Value | int, count: int | None) -> None:
             store_lanes(e, value, pointers[0], place(0, offset), steps[0], count or valid)
 
-        def merged(kind: str, term) -> Value:
+        def merged(kind: str, term: Callable[[Value | int, int | None], Value]) -> Value:
             (lanes,) = accumulate(e, kind, axes, lambda *at: [term(*at)], step=step, streams=STREAMS)
             return e.splat(fold(e, lanes, merging(e, kind)[1])) if step > 1 else lanes
 
