@@ -326,3 +326,5 @@ def test_empty_batch() -> None:
     imported = load(network(), data(1, 3, 8, 8))
     graph = imported.graph.with_shapes({"input": (0, 3, 8, 8)})
     assert graph.shapes[graph.outputs[0]] == (0, 5)
+    flat = load(nn.Flatten(), data(1, 3, 8, 8)).graph
+    assert flat.with_shapes({"input": (0, 3, 4, 4)}).shapes[flat.outputs[0]] == (0, 48)

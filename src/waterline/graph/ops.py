@@ -406,10 +406,11 @@ class Reshape(Op):
         require(all(d != 0 or i < len(x) for i, d in enumerate(self.shape)), f"{x} to {self.shape}")
         out = [x[i] if d == 0 else d for i, d in enumerate(self.shape)]
         require(out.count(-1) <= 1 and all(d >= -1 for d in out), f"{x} to {self.shape}")
-        if -1 in out:
-            known = math.prod(d for d in out if d != -1)
-            require(known > 0 and math.prod(x) % known == 0, f"{x} has not a multiple of {known} elements")
-            out[out.index(-1)] = math.prod(x) // known
+        if -1 in out:  # copied axes are on both sides and cancel: the rest is known even of an empty batch
+            rest = math.prod(d for i, d in enumerate(x) if self.shape[i : i + 1] != (0,))
+            known = math.prod(d for d in self.shape if d > 0)
+            require(rest % known == 0, f"{x} has not a multiple of {known} elements")
+            out[out.index(-1)] = rest // known
         require(math.prod(out) == math.prod(x), f"{x} has {math.prod(x)} elements, {tuple(out)} has {math.prod(out)}")
         return [tuple(out)]
 
