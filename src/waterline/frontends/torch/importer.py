@@ -100,10 +100,10 @@ def read(
 
 def refusal(refused: Mapping[fx.Node, str], hint: str = "") -> UnsupportedOperator:
     """One error that names every operator and every node."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, None]] = {}
     for node, reason in refused.items():
         title = operator_name(node) + (f" [{reason}]" if reason else "")
-        groups.setdefault(title, []).append(label_of(node))
+        groups.setdefault(title, {})[label_of(node)] = None  # once each, in order
     listed = "; ".join(f"{title} at {', '.join(nodes)}" for title, nodes in groups.items())
     count = len(groups)
     return UnsupportedOperator(

@@ -86,6 +86,41 @@ def stack(b: Builder, tensors: Sequence[Value], dim: int = 0) -> Value:
     return cat(b, [unsqueeze(b, x, axis) for x in tensors], axis)
 
 
+def unfold(b: Builder, x: Value, dim: int, size: int, step: int) -> Value:
+    """Windows of one axis: their number stays there, their elements become the last axis."""
+    axis = resolve(dim, x.rank)
+    starts = range(0, x.shape[axis] - size + 1, step)
+    windows = cat(b, [unsqueeze(b, cut(b, x, axis, start, start + size), axis) for start in starts], axis)
+    order = [i for i in range(windows.rank) if i != axis + 1]
+    return b.transpose(windows, [*order, axis + 1])
+
+
+def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
+    """The listed elements of an axis: one slice for each run of neighbours."""
+    if index.constant is None:
+        raise Unsupported("its index is computed by the network")
+    axis = resolve(dim, x.rank)
+    wanted = [resolve(int(i), x.shape[axis]) for i in index.constant.flatten()]
+    runs: list[list[int]] = []
+    for i in wanted:
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return cat(b, [cut(b, x, axis, run[0], run[-1] + 1) for run in runs], axis)
+
+
+def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
+    """x[:, index]: one axis indexed by a constant list of numbers, or by a constant mask."""
+    axes = [i for i, index in enumerate(indices) if index is not None]
+    only = indices[axes[0]]
+    if len(axes) != 1 or only is None or only.rank != 1:
+        raise Unsupported("it is computed for one index of rank 1")
+    if only.constant is not None and only.constant.dtype == torch.bool:
+        only = b.constant(only.constant.nonzero().flatten())
+    return index_select(b, x, axes[0], only)
+
+
 def flip(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     axes = tuple(resolve(axis, x.rank) for axis in dims)
     count = len(axes)
@@ -213,6 +248,9 @@ CONVERTERS: dict[str, Callable] = {
     "concat.default": cat,
     "concatenate.default": cat,
     "stack.default": stack,
+    "unfold.default": unfold,
+    "index_select.default": index_select,
+    "index.Tensor": index,
     "flip.default": flip,
     "roll.default": roll,
     "slice_scatter.default": slice_scatter,
