@@ -250,6 +250,7 @@ def test_every_unsupported_operator_is_named() -> None:
 
 REFUSED = {
     "3-D": (nn.Conv3d(1, 2, 3), data(1, 1, 4, 4, 4)),
+    "depends on values": (Call(lambda x: x[:, torch.tensor([True, False, True])] * 2), data(2, 3)),
     "computed by the network": (
         Call(lambda x, w: F.conv2d(x, w * x.mean(), None), w=data(2, 3, 1, 1)),
         data(1, 3, 4, 4),

@@ -194,7 +194,10 @@ class _Reader:
         if not isinstance(target, torch._ops.OpOverload):
             raise Unsupported("")
         self.builder.label = label_of(node)
-        if not any(isinstance(x, Value) and x.constant is None for x in pytree.tree_leaves((args, kwargs))):
+        values = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Value)]
+        if any(not isinstance(size, int) for x in values for size in x.shape):
+            raise Unsupported("the shape of its argument depends on values")
+        if all(x.constant is not None for x in values):
             return self._fold(node, target, args, kwargs)
         converter = find(_short_name(target))
         if converter is None:
@@ -203,6 +206,8 @@ class _Reader:
         odd = next((x.dtype for x in examples[:1] if x.dtype != torch.float32), None)
         if odd is not None:
             raise Unsupported(f"its result is {str(odd).removeprefix('torch.')}; Waterline computes float32")
+        if not all(isinstance(size, int) for x in examples for size in x.shape):
+            raise Unsupported("the shape of its result depends on values")
         self.builder.out_shape = tuple(examples[0].shape) if len(examples) == 1 else ()
         result = converter(self.builder, *bind(target, args, kwargs))
         self._check(node, result)

@@ -111,13 +111,11 @@ def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
 
 
 def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
-    """x[:, index]: one axis indexed by a constant list of numbers, or by a constant mask."""
+    """x[:, index]: one axis indexed by a constant list of numbers."""
     axes = [i for i, index in enumerate(indices) if index is not None]
     only = indices[axes[0]]
     if len(axes) != 1 or only is None or only.rank != 1:
         raise Unsupported("it is computed for one index of rank 1")
-    if only.constant is not None and only.constant.dtype == torch.bool:
-        only = b.constant(only.constant.nonzero().flatten())
     return index_select(b, x, axes[0], only)
 
 
