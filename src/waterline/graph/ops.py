@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from waterline.errors import InvalidModel
+from waterline.graph.rules import Shape, arity, broadcast, require
 from waterline.spec import Activation, ConvSpec, Epilogue
 
-Shape = tuple[int, ...]
 END = 2**63 - 1  # a slice's stop (or, going backwards, -END - 1): to the end, whatever the size
 
 
@@ -481,26 +480,6 @@ class Resize(Op):
 
 
 # ---- helpers --------------------------------------------------------------------------------------------------------
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise InvalidModel(message)
-
-
-def arity(inputs: list[Shape], count: int) -> None:
-    require(len(inputs) == count, f"has {len(inputs)} inputs where {count} are expected")
-
-
-def broadcast(*shapes: Shape) -> Shape:
-    """NumPy's broadcasting rule. Raises InvalidModel where the shapes do not fit."""
-    rank = max((len(s) for s in shapes), default=0)
-    out = []
-    for sizes in zip(*((1,) * (rank - len(s)) + tuple(s) for s in shapes), strict=True):
-        wide = {d for d in sizes if d != 1}
-        require(len(wide) <= 1, f"shapes {', '.join(map(str, shapes))} do not broadcast")
-        out.append(wide.pop() if wide else 1)
-    return tuple(out)
-
-
 def check_epilogue(epilogue: Epilogue, inputs: list[Shape], k: int, out: Shape) -> None:
     if epilogue.bias:
         require(inputs[2] == (k,), f"bias {inputs[2]} must be ({k},)")

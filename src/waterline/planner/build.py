@@ -45,7 +45,8 @@ def plan(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> 
     offsets, arena_bytes = place(_lifetimes(lowered, workspaces, DTYPE_BYTES[graph.dtype]))
     if options.workspace_bytes is not None and arena_bytes > options.workspace_bytes:
         raise InvalidArgument(
-            f"the network needs {arena_bytes} bytes between its layers, workspace_bytes allows {options.workspace_bytes}",
+            f"the network needs {arena_bytes} bytes between its layers, "
+            f"workspace_bytes allows {options.workspace_bytes}",
             "raise workspace_bytes, or run a smaller batch",
         )
     buffers = {name: _buffer(lowered, name, elems, offsets) for name, elems in lowered.root_elems.items()}

@@ -1,8 +1,8 @@
 """Emission of Winograd's kernels: input transform, output transform, and the whole layer block by block.
 
 Tiles are numbered through the batch, row by row in each image. In the transform domain a tile is n_h * n_w *points* of
-C (or K) channels each; tiles lie `tile_stride` elements apart, one cache line more than the points fill, so that the rows
-of the products do not fall into the same cache sets.
+C (or K) channels each; tiles lie `tile_stride` elements apart, one cache line more than the points fill, so that the
+rows of the products do not fall into the same cache sets.
 """
 
 from __future__ import annotations
