@@ -66,6 +66,8 @@ def nhwc(shape: Sequence[int]) -> TensorView:
 
 def gapped(shape: Sequence[int], gap: int = 3) -> TensorView:
     """NHWC storage as a part of a wider concatenation of channels, in an arena that is longer than it."""
+    if not shape:
+        return dense(shape)
     order = channels_last(len(shape))
     wide = list(shape)
     wide[order[-1]] += gap

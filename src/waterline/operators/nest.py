@@ -16,7 +16,7 @@ from waterline.spec import TensorView
 
 F32_BYTES = 4
 ITEM_ELEMS = 4096  # of one operand in a work item, where the shape allows
-CHUNK_BYTES = 128 << 10  # moved by a chunk of work items: 5 to 20 microseconds of one core
+CHUNK_BYTES = 512 << 10  # moved by a chunk of work items: 5 to 20 microseconds of one core
 LEAST_CHUNKS = 8  # a step is cut into at least so many chunks, where it has the items
 UNROLLED_VECTORS = 4  # rows up to this many vectors long are emitted without a loop
 

@@ -242,7 +242,8 @@ def lower_windows(
 ) -> list[Call]:
     lanes = machine.lanes()
     channels = x.shape[1]
-    width = min(GROUP_VECTORS, -(-channels // lanes))
+    # Elements that are not neighbours are loaded one by one: no more than a vector of them for each tap.
+    width = min(GROUP_VECTORS, -(-channels // lanes)) if x.strides[1] == 1 else 1
     loops = Nest(
         (rows.count, columns.count, channels),
         ((y.strides[2], y.strides[3], y.strides[1]), (0, 0, x.strides[1])),

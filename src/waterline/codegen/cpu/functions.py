@@ -1,7 +1,8 @@
 """Elementary functions on f32 vectors, written for being inlined: no calls, no tables, no branches.
 
-`apply` emits any activation on a vector of any number of lanes. NaN in gives NaN out, infinities give the limits;
-a result below the smallest normal number may be flushed to zero except by `exp`, which rounds it.
+`apply` emits any activation on a vector of any number of lanes. NaN in gives NaN out, infinities give what the formula
+gives (its limit, or NaN for infinity times 0). A result below the smallest normal number may be flushed to zero, except
+by `exp`, which rounds it.
 
 Every polynomial below was derived for this file: weighted least squares on 2000 to 3000 Chebyshev nodes, reweighted
 (Lawson's iteration) until the error is level, then rounded to f32. The error of each is given relative to the
@@ -254,12 +255,14 @@ def gelu(e: Emitter, x: Value) -> Value:
     """x Phi(x) = max(x, 0) - |x| Phi(-|x|), without a division or an exponential.
 
     The second term is even, and the eighth root of 2 Phi(-a) is nearly straight: a polynomial of degree 9 and three
-    squarings. Error: 2 units for x > 1, in total 2 * 2^-24 below; for x <= -6 the result is 0 to 6e-9.
+    squarings. Error: 2 units for x > 1, in total 2 * 2^-24 below; for x <= -6 the result is 0 to 6e-9. At minus
+    infinity the product is infinity times 0, as in every library.
     """
     b = e.builder
     a = below(e, constant(x, GELU_END), call(e, "fabs", x))
     half = b.fmul(a, constant(x, -0.5))
-    return e.multiply_add(half, _twice_normal_tail(e, a), above(e, constant(x, 0.0), x))
+    y = e.multiply_add(half, _twice_normal_tail(e, a), above(e, constant(x, 0.0), x))
+    return b.select(b.fcmp_ordered("==", x, constant(x, -math.inf)), constant(x, math.nan), y)
 
 
 def gelu_tanh(e: Emitter, x: Value) -> Value:
