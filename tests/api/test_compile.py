@@ -12,6 +12,7 @@ import torch
 
 import waterline
 from waterline import InvalidArgument, InvalidModel
+from waterline.graph import Graph, Node, ops
 
 from .networks import graph, image, model_proto, module
 
@@ -280,3 +281,18 @@ def test_dtypes_that_are_not_computed(dtype: Any) -> None:
 def test_devices_that_are_not_served(device: Any) -> None:
     with pytest.raises(InvalidArgument, match="device"):
         waterline.compile(graph(), device=device)
+
+
+def test_weights_that_are_known_at_run_time_only() -> None:
+    nodes = [
+        Node("first", ops.Conv(), ("x", "w"), ("a",)),
+        Node("second", ops.ConvTranspose(bias=True), ("a", "w", "b"), ("c",)),
+        Node("third", ops.BatchNorm(), ("c", "b", "b", "b", "b"), ("y",)),
+    ]
+    shapes = {"x": (1, 3, 4, 4), "w": (3, 3, 1, 1), "b": (3,)}
+    made = Graph("g", list(shapes), ["y"], nodes, shapes).infer()
+    with pytest.raises(waterline.UnsupportedOperator) as caught:
+        waterline.compile(made)
+    for word in ("'first'", "'second'", "'third'", "'w' and 'b' are known at run time only"):
+        assert word in caught.value.message
+    assert "constants" in caught.value.hint

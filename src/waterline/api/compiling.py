@@ -10,6 +10,7 @@ from typing import Any
 from waterline.api import environment
 from waterline.api.network import CompiledNetwork, Source
 from waterline.api.options import parse_device, parse_dtype, parse_options, parse_threads
+from waterline.api.support import require_support
 from waterline.errors import InvalidArgument
 from waterline.frontends import onnx
 from waterline.graph import Graph
@@ -56,7 +57,7 @@ def compile(
 def read_source(model: Any, example_inputs: Any = None) -> Source:
     """Read and simplify a model of any kind."""
     if isinstance(model, Graph):
-        return Source(simplify(model.with_shapes(_example_shapes(model.inputs, example_inputs))))
+        return Source(_ready(model.with_shapes(_example_shapes(model.inputs, example_inputs))))
     if isinstance(model, str | Path | bytes | bytearray) or _is_model_proto(model):
         return _read_onnx(bytes(model) if isinstance(model, bytearray) else model, example_inputs)
     if _is_torch_model(model):
@@ -67,12 +68,16 @@ def read_source(model: Any, example_inputs: Any = None) -> Source:
     )
 
 
+def _ready(graph: Graph) -> Graph:
+    return require_support(simplify(graph))
+
+
 def _read_onnx(model: Any, example_inputs: Any) -> Source:
     names = [info.name for info in onnx.signature(model).inputs] if example_inputs is not None else []
     shapes = _example_shapes(names, example_inputs)
 
     def reload(wanted: dict[str, tuple[int, ...]]) -> Graph:
-        return simplify(onnx.load(model, wanted))
+        return _ready(onnx.load(model, wanted))
 
     return Source(reload(shapes), reload)
 
@@ -81,7 +86,7 @@ def _read_torch(model: Any, example_inputs: Any) -> Source:
     from waterline.frontends import torch
 
     imported = torch.load(model, example_inputs)
-    return Source(simplify(imported.graph), None, imported.arrange, imported.restore)
+    return Source(_ready(imported.graph), None, imported.arrange, imported.restore)
 
 
 def _example_shapes(names: Sequence[str], example_inputs: Any) -> dict[str, tuple[int, ...]]:
