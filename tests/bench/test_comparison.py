@@ -74,6 +74,18 @@ def test_a_wrong_result_is_no_measurement(wrong: Callable[[np.ndarray], np.ndarr
         compare(engine("waterline", 0.1), engine("peer", 0.1, wrong(Y)))
 
 
+def test_ours_is_the_same_every_time() -> None:
+    calls = [0]
+
+    def run() -> list[np.ndarray]:
+        calls[0] += 1
+        time.sleep(0.0001)
+        return [Y * np.float32(1 + calls[0] * 1e-6)]
+
+    with pytest.raises(Error, match="two calls of waterline"):
+        compare(Engine("waterline", "1.0", run))
+
+
 def test_rounding_is_no_disagreement() -> None:
     assert compare(engine("waterline", 0.1), engine("peer", 0.1, Y * np.float32(1 + 1e-6)))[1]["disagreement"] < 1e-5
 

@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "bench resnet18 --json no/such/folder/file.json": ("no/such/folder/file.json", "path"),
     "check": ("either MODEL", "--help"),
     "check --conv": ("--conv", "--help"),
-    f"check --conv {SPEC} --algorithm winograt": ("'winograt'", "algorithms are"),
+    f"check --conv {SPEC} --algorithm quantum": ("'quantum'", "algorithms are"),
     f"check --conv {SPEC} --algorithm depthwise": ("no algorithm", "--algorithm"),
     "profile resnet18 --json --csv": ("not allowed with", "--help"),
     "explain resnet18 --threads 99999": ("99999", "1024"),

@@ -143,14 +143,14 @@ def layer_specs(arguments: Sequence[str]) -> list[ConvSpec]:
 
 
 def algorithm_names(names: Sequence[str] | None) -> list[str]:
-    """The names, if there are such algorithms.
+    """The names, if there are such algorithms. Variants (`winograd:f2x2`) are checked by `waterline.compile`.
 
     Raises:
         InvalidArgument: one is unknown; the hint names the closest.
     """
     known = waterline.algorithms()
     for name in names or ():
-        if name not in known:
+        if name.partition(":")[0] not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"algorithms are {', '.join(known)}"
             raise InvalidArgument(f"there is no algorithm {name!r}", hint)
