@@ -101,13 +101,24 @@ def product_flops(product: Product, tile: Tile, machine: Machine) -> float:
     return 2.0 * rows * columns * product.depth * product.groups
 
 
+# The most rows of a tile of 1, 2, 3 and 4 vectors whose accumulators, weights and broadcasts LLVM keeps in registers.
+# Beside them it wants some for products that it has not added yet (without FMA), for copies (without instructions of
+# three operands) and for loads that it moves up. `tests/codegen/test_assembly.py` holds the bound for each.
+MOST_ROWS = {
+    "avx512": (24, 14, 9, 6),
+    "avx2": (7, 6, 3, 2),
+    "avx": (12, 5, 3, 2),
+    "sse2": (7, 3, 2, 1),
+    "neon": (14, 9, 6, 5),
+}
+
+
 def tiles(machine: Machine, columns: int, rows: int, unroll: int) -> list[Tile]:
-    """Every tile whose accumulators, weights and broadcast fit the vector registers."""
+    """Every tile that stays in the vector registers."""
     widest = -(-columns // machine.lanes())
     found = []
-    for vectors in range(1, min(4, widest) + 1):
-        most = (machine.vector_registers - vectors - 1) // vectors
-        found += [Tile(height, vectors, unroll) for height in range(1, min(most, rows, 24) + 1)]
+    for vectors, most in enumerate(MOST_ROWS[machine.isa][:widest], 1):
+        found += [Tile(height, vectors, unroll) for height in range(1, min(most, rows) + 1)]
     return found
 
 

@@ -32,6 +32,8 @@ class DepthwiseKernel(ColumnKernel):
         row_weights = e.at(weights, e.mul(row, taps * channel_bytes))
         reads = tile.taps(self.columns)
         for first in range(0, taps, self.live_taps):
+            if first:
+                e.forget_loads()
             live = range(first, min(first + self.live_taps, taps))
             held = {
                 (s, v): e.load_vector(row_weights, s * channel_bytes + v * e.lanes * ELEM_BYTES, count)

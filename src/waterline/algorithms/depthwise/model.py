@@ -22,6 +22,9 @@ from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
 WIDEST_TILE = 16
+# Vector registers that LLVM needs for itself: for products, for copies where instructions have two
+# operands (SSE2), for loads that it moves up (NEON). `tests/codegen/test_assembly.py` holds the bound.
+SPARE_REGISTERS = {"sse2": 6, "neon": 14}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Depthwise(Algorithm):
         return None
 
     def configs(self, spec: ConvSpec, machine: Machine) -> list[DepthwiseConfig]:
-        registers = machine.vector_registers - 2
+        registers = machine.vector_registers - SPARE_REGISTERS.get(machine.isa, 2)
         found = []
         channel_vectors = -(-spec.c // machine.lanes())
         for vectors in (1, 2):

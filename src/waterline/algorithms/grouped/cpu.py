@@ -40,6 +40,7 @@ class GroupedKernel(ColumnKernel):
             lanes = [lane // self.group_k * self.group_c + c for lane in range(e.lanes)]
             mask = ir.Constant(ir.VectorType(I32, e.lanes), lanes)
             for column, pairs in reads.items():
+                e.forget_loads()
                 data = e.load_vector(x, column * self.x_strides[1] * ELEM_BYTES, lanes=loaded)
                 value = e.builder.shuffle_vector(data, ir.Constant(data.type, ir.Undefined), mask)
                 for j, s in pairs:

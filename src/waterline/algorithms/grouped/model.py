@@ -25,7 +25,8 @@ from waterline.algorithms.row_layer import row_call, windows
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
-WIDEST_TILE = 16
+# Columns of a tile and taps of a filter row that stay in registers together, by the number of vector registers.
+COLUMNS_AND_TAPS = {16: 10, 32: 19}
 LONGEST_FILTER_ROW = 9
 
 
@@ -47,7 +48,7 @@ class Grouped(Algorithm):
     def configs(self, spec: ConvSpec, machine: Machine) -> list[PermuteConfig | GemmConfig]:
         found: list[PermuteConfig | GemmConfig] = []
         if _can_permute(spec, machine.lanes()):
-            widest = min(WIDEST_TILE, machine.vector_registers - spec.s - 3)
+            widest = COLUMNS_AND_TAPS[machine.vector_registers] - spec.s
             found.append(PermuteConfig(even_width(spec.q, max(1, widest))))
         found += gemm_configs(product_of(spec), machine, count=2)
         return sorted(found, key=lambda config: self.cost(spec, config, machine).seconds)

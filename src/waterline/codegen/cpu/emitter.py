@@ -207,6 +207,14 @@ class Emitter:
             [self.at(pointer, offset_bytes), ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1)],
         )
 
+    def forget_loads(self) -> None:
+        """Makes LLVM load again, behind this point, what it has loaded before it; emits no instruction.
+
+        Without it, equal loads become one whose result is kept: on the stack, where an emitter means to read memory
+        twice because the registers are full.
+        """
+        self.builder.asm(ir.FunctionType(VOID, []), "", "~{memory}", [], True)
+
     # ---- vectors ------------------------------------------------------------------------------------------------
     def vector_type(self, lanes: int | None = None) -> ir.Type:
         return ir.VectorType(F32, lanes or self.lanes)
