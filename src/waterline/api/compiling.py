@@ -86,7 +86,7 @@ def _read_torch(model: Any, example_inputs: Any) -> Source:
     from waterline.frontends import torch
 
     imported = torch.load(model, example_inputs)
-    return Source(_ready(imported.graph), None, imported.arrange, imported.restore)
+    return Source(_ready(imported.graph), is_traced=True, arrange=imported.arrange, restore=imported.restore)
 
 
 def _example_shapes(names: Sequence[str], example_inputs: Any) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,15 @@ class Source:
 
     Attributes:
         graph: simplified, for one set of input shapes.
-        reload: the simplified graph for other shapes, read from the model again; None where only the batch can change.
+        reload: the simplified graph for other shapes, read from the model again; None where the graph is all there is.
+        is_traced: the graph holds for its own sizes only, but for the batch: PyTorch's traces have sizes written in.
         arrange: the arguments of a call -> the tensors in the order of the graph's inputs.
         restore: the output tensors -> what the caller gets.
     """
 
     graph: Graph
     reload: Callable[[dict[str, tuple[int, ...]]], Graph] | None = None
+    is_traced: bool = False
     arrange: Callable[..., Sequence[Any]] | None = None
     restore: Callable[[Sequence[Any]], Any] | None = None
 
@@ -59,7 +61,7 @@ class CompiledNetwork:
         self._options = options
         self._cache = environment.object_cache()
         self._lock = threading.Lock()
-        self._weights = PackedWeights(source.graph.constants, machine)
+        self._weights = PackedWeights(source.graph.constants, machine, releases=source.reload is not None)
         self._names = tuple(source.graph.inputs)
         self._programs: OrderedDict[Shapes, Program] = OrderedDict()
         self._is_profiled = "profile" in environment.verbose()
@@ -137,6 +139,9 @@ class CompiledNetwork:
         if graph.constants is not self._source.graph.constants:
             weights = PackedWeights(graph.constants, self._machine)
         made = plan(graph, self._machine, self._options.plan)
+        if not weights.serves(made.steps):
+            graph = self._read_again(dict(zip(self._names, shapes, strict=True)))
+            weights = PackedWeights(graph.constants, self._machine)
         for step in made.steps:
             _log.info("%s: %s %s", step.name, step.kind, step.spec.id if step.spec else "")
         return Program(made, weights, self._machine, self._cache)
@@ -153,6 +158,11 @@ class CompiledNetwork:
                     f"input {name!r} has shape {shape}, the network takes {_pattern(old)}", "check the number of axes"
                 )
         is_batch = all(shape[1:] == old[1:] for shape, old in zip(shapes, known, strict=True))
+        if self._source.is_traced and not is_batch:
+            raise InvalidArgument(
+                f"the network was traced for inputs of shape {_patterns(known)}, got {_patterns(shapes, batch=False)}",
+                "compile it again with example_inputs of this size",
+            )
         reload = self._source.reload
         # Another batch follows from the graph itself; other sizes are read from the model again, where there is one.
         ways = (graph.with_shapes,) if reload is None else (graph.with_shapes, reload) if is_batch else (reload,)
@@ -165,7 +175,7 @@ class CompiledNetwork:
         given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
         raise InvalidArgument(
             f"the network does not take inputs of shape {given}: {refusals[-1].message}",
-            f"it was compiled for {', '.join(_pattern(old) for old in known)}",
+            f"it was compiled for {_patterns(known)}",
         ) from refusals[-1]
 
     # ---- what it is ---------------------------------------------------------------------------------------------
@@ -176,7 +186,13 @@ class CompiledNetwork:
 
     @property
     def graph(self) -> Graph:
-        return self._source.graph
+        """The simplified network. Read from the model again where the weights have been packed and let go."""
+        graph = self._source.graph
+        return self._read_again(graph.shapes) if self._weights.has_released else graph
+
+    def _read_again(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        assert self._source.reload is not None
+        return self._source.reload({name: tuple(shapes[name]) for name in self._names})
 
     @property
     def num_threads(self) -> int:
@@ -240,6 +256,10 @@ def explain(plan: Plan) -> str:
 
 def _microseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e6:.1f} us"
+
+
+def _patterns(shapes: Shapes, *, batch: bool = True) -> str:
+    return ", ".join(_pattern(shape) if batch else str(shape) for shape in shapes)
 
 
 def _pattern(shape: tuple[int, ...]) -> str:

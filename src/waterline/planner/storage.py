@@ -44,6 +44,8 @@ def reshaped_strides(view: TensorView, shape: tuple[int, ...]) -> tuple[int, ...
 
     Axes are taken in groups of equal products; within a group the old axes must follow each other in memory.
     """
+    if 0 in view.shape:
+        return TensorView.dense(shape).strides  # there is nothing to find
     old = [(d, s) for d, s in zip(view.shape, view.strides, strict=True) if d != 1]
     new = [d for d in shape if d != 1]
     strides: list[int] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,21 +17,52 @@ from waterline.planner import Step
 
 
 class PackedWeights:
-    """Arrays that algorithms make of a graph's constants, in aligned memory."""
+    """Arrays that algorithms make of a graph's constants, in aligned memory.
 
-    def __init__(self, constants: Mapping[str, np.ndarray], machine: Machine) -> None:
+    Args:
+        constants: the graph's, by name.
+        releases: replaces each constant that is packed by a stand-in of the same shape without memory, so that a
+            network is held once and not twice. Only for constants that can be read again.
+    """
+
+    def __init__(self, constants: dict[str, np.ndarray], machine: Machine, *, releases: bool = False) -> None:
         self._constants = constants
         self._machine = machine
+        self._releases = releases
+        self._released: set[str] = set()
         self._packed: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
         self._relaid: dict[tuple[object, ...], np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def prepare(self, steps: Iterable[Step]) -> None:
         """Packs the weights of these steps, several at a time: NumPy releases the GIL for most of it."""
-        missing = list(
-            {self._key(step): step for step in steps if step.spec and self._key(step) not in self._packed}.values()
-        )
+        steps = list(steps)
+        missing = {self._key(step): step for step in steps if step.spec and self._key(step) not in self._packed}
+        users = Counter(step.weight for step in missing.values())
+        as_they_are = {storage.root for step in steps if step.spec is None for storage in step.inputs}
+
+        def pack(step: Step) -> None:
+            self.of(step)
+            with self._lock:
+                users[step.weight] -= 1
+                if self._releases and not users[step.weight] and f"constant:{step.weight}" not in as_they_are:
+                    shape = self._constants[step.weight].shape
+                    self._constants[step.weight] = np.broadcast_to(np.float32(0), shape)
+                    self._released.add(step.weight)
+
         with ThreadPoolExecutor(max(1, min(self._machine.cores, 8))) as pool:
-            list(pool.map(self.of, missing))
+            list(pool.map(pack, missing.values()))
+
+    @property
+    def has_released(self) -> bool:
+        """Whether some constants are stand-ins now."""
+        return bool(self._released)
+
+    def serves(self, steps: Iterable[Step]) -> bool:
+        """Whether the weights of these steps are packed, or can be."""
+        return all(
+            self._key(step) in self._packed or step.weight not in self._released for step in steps if step.spec
+        )
 
     def of(self, step: Step) -> dict[str, np.ndarray]:
         """The packed weights and bias of a convolution's step."""

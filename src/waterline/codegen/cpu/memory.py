@@ -29,10 +29,11 @@ def aligned_bytes(size: int) -> np.ndarray:
         raise Error(
             f"no memory for {size / 2**20:.0f} MiB of weights or intermediate tensors", "run a smaller batch or image"
         ) from error
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        block.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(block, np.uint8)
     start = -raw.ctypes.data % HUGE_PAGE_BYTES
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # Whole huge pages only: a huge page for the rest would hold memory that nobody asked for.
+        block.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES)
     return raw[start : start + size]
 
 
