@@ -296,3 +296,20 @@ def test_weights_that_are_known_at_run_time_only() -> None:
     for word in ("'first'", "'second'", "'third'", "'w' and 'b' are known at run time only"):
         assert word in caught.value.message
     assert "constants" in caught.value.hint
+
+
+def test_a_trace_holds_for_its_own_sizes() -> None:
+    """Sizes that a module computes are numbers in its trace: at other sizes the result would be another network's."""
+
+    class Doubling(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]))
+
+    net = waterline.compile(Doubling(), torch.from_numpy(image(1, 3, 4, 5)))
+    x = torch.from_numpy(image(2, 3, 4, 5))
+    torch.testing.assert_close(net(x), Doubling()(x))
+    with pytest.raises(
+        InvalidArgument, match=r"traced for inputs of shape \(N, 3, 4, 5\), got \(2, 3, 6, 5\)"
+    ) as caught:
+        net(torch.zeros(2, 3, 6, 5))
+    assert "example_inputs" in caught.value.hint
