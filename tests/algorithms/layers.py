@@ -271,7 +271,7 @@ def check(case: Case, forked: Callable[[Callable[[], object]], str]) -> None:
     assert not outcome, f"{outcome}; {diagnosis(case, floats, forked)}"
     exact, random, piecemeal, alone = (run.result() for run in runs)
 
-    epilogue, factor = spec.epilogue, algorithm.tolerance(spec)
+    epilogue, factor = spec.epilogue, algorithm.tolerance(spec, case.config)
     stays_whole = all(a is None or a.kind in EXACT for a in (epilogue.before, epilogue.after))
     if factor <= 1 and stays_whole:
         np.testing.assert_array_equal(exact, whole.truth(spec), err_msg="whole numbers must come out exactly")

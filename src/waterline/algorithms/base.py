@@ -88,7 +88,7 @@ class Algorithm:
         variant = self.variant(config)
         return f"{self.name}:{variant}" if variant else self.name
 
-    def tolerance(self, spec: ConvSpec) -> float:
+    def tolerance(self, spec: ConvSpec, config: Config) -> float:
         """`a` in the bound |error| <= a * eps * depth * (|x| * |w|) of each output element."""
         return 1.0
 

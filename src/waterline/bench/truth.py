@@ -12,7 +12,7 @@ import waterline
 from waterline.algorithms import by_name
 from waterline.bench.workload import Workload
 from waterline.errors import Error
-from waterline.planner.plan import Plan
+from waterline.planner import Plan, Step
 from waterline.reference import Comparison, compare, conv2d, conv_bound, network_bound, run
 from waterline.spec import ConvSpec
 
@@ -35,7 +35,7 @@ def check_network(
         trials: noisy runs that the bound is made of, see `waterline.reference.network_bound`.
     """
     graph = workload.graph(batch=next(iter(inputs.values())).shape[0])
-    factors = {step.name: by_name(step.algorithm).tolerance(step.spec) for step in plan.steps if step.spec is not None}
+    factors = {step.name: tolerance(step) for step in plan.steps if step.spec}
     bounds = network_bound(graph, inputs, factors, trials=trials)
     truth = run(graph, inputs)
     return {
@@ -59,9 +59,15 @@ def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> Laye
     options = {"algorithms": [algorithm]} if algorithm else {}
     net = waterline.compile(workload.model, inputs["input"], options=options, **arguments)
     result = np.asarray(net(inputs["input"]))
-    (used,) = {step.algorithm for step in net.plan.steps if step.spec is not None}
-    if algorithm and used.partition(":")[0] != algorithm.partition(":")[0]:
+    (step,) = (step for step in net.plan.steps if step.spec is not None)
+    used = step.kind
+    if algorithm and algorithm not in (used, step.algorithm):
         raise Error(f"{spec.id}: {algorithm} was asked for, {used} ran")
     (weight,) = workload.graph(spec.n).constants.values()
-    bound = conv_bound(spec, inputs["input"], weight, by_name(used).tolerance(spec))
+    bound = conv_bound(spec, inputs["input"], weight, tolerance(step))
     return LayerCheck(spec, used, compare(result, conv2d(inputs["input"], weight, None, spec), bound))
+
+
+def tolerance(step: Step) -> float:
+    """Of a convolution's algorithm with its config."""
+    return by_name(step.algorithm).tolerance(step.spec, step.config)
