@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 MODEL ?= resnet50
+FUZZ_SECONDS ?= 600
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -16,7 +17,7 @@ TIMM := timm==1.0.31
 help:
 	@echo "make run     compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
 	@echo "make test    all checks and tests"
-	@echo "make fuzz    the property tests, for longer"
+	@echo "make fuzz    the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make bench   latency beside other engines"
 	@echo "make format  format the sources"
 	@echo "make docs    write the generated pages of docs/"
@@ -35,7 +36,7 @@ lint: $(VENV)/test.stamp
 	@$(BIN)/lint-imports
 
 fuzz: $(VENV)/test.stamp
-	@WATERLINE_FUZZ=1 $(BIN)/python -m pytest -m fuzz --timeout=7200
+	@WATERLINE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -k fuzz --timeout=0
 
 bench: $(VENV)/test.stamp
 	@$(BIN)/waterline bench resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0 \

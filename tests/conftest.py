@@ -20,6 +20,13 @@ for _variable in ("WATERLINE_ISA", "WATERLINE_VERBOSE"):
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# Property tests try the same examples every time, but for `make fuzz`.
+settings.register_profile(
+    "waterline", derandomize="WATERLINE_FUZZ_SECONDS" not in os.environ, deadline=None, print_blob=True
+)
+settings.load_profile("waterline")
 
 CHILD_SECONDS = 60  # a forked child that takes longer is stopped
 
