@@ -43,6 +43,8 @@ class Grouped(Algorithm):
     def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
         if spec.groups == 1:
             return Refusal("the layer has one group")
+        if spec.is_depthwise and spec.k == spec.c and spec.upsample == (1, 1):
+            return Refusal("each group is one channel: the layer is depthwise's")
         return refuse_offsets(spec)
 
     def configs(self, spec: ConvSpec, machine: Machine) -> list[PermuteConfig | GemmConfig]:
