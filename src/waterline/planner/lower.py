@@ -288,10 +288,21 @@ class _Lowering:
     def _lower_reshape(self, node: Node) -> None:
         source, shape = self._storage(node.inputs[0]), self.graph.shapes[node.output]
         view = source.reshaped(shape)
+        if view is None and len(shape) == 4:
+            view = self._joined_channels(source, shape)
         if view is None:
             view = self._dense(source).reshaped(shape)
         assert view is not None
         self.storages[node.output] = view
+
+    def _joined_channels(self, source: Storage, shape: tuple[int, ...]) -> Storage | None:
+        """(N, C1, C2, ..., H, W) as (N, C1 C2 ..., H, W) with its channels innermost, by one copy: channel shuffles."""
+        old = source.view.shape
+        count = len(old) - 3
+        if count < 2 or old[0] != shape[0] or old[-2:] != shape[2:]:
+            return None
+        order = (0, len(old) - 2, len(old) - 1, *range(1, 1 + count))
+        return self._copied(source, order, "joined").reshaped(shape)
 
     def _lower_concat(self, node: Node, op: Concat) -> None:
         shape = self.graph.shapes[node.output]
