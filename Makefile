@@ -12,16 +12,17 @@ TORCHVISION := torchvision==0.28.0
 TIMM := timm==1.0.31
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench format docs clean
+.PHONY: help run test lint fuzz networks bench format docs clean
 
 help:
-	@echo "make run     compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
-	@echo "make test    all checks and tests"
-	@echo "make fuzz    the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
-	@echo "make bench   latency beside other engines"
-	@echo "make format  format the sources"
-	@echo "make docs    write the generated pages of docs/"
-	@echo "make clean   remove everything that was made"
+	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
+	@echo "make test      all checks and tests"
+	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "make networks  every network of torchvision and timm, which takes long"
+	@echo "make bench     latency beside other engines"
+	@echo "make format    format the sources"
+	@echo "make docs      write the generated pages of docs/"
+	@echo "make clean     remove everything that was made"
 
 run: $(VENV)/run.stamp
 	@$(BIN)/waterline run $(MODEL) --profile
@@ -37,6 +38,9 @@ lint: $(VENV)/test.stamp
 
 fuzz: $(VENV)/test.stamp
 	@WATERLINE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -k fuzz --timeout=0
+
+networks: $(VENV)/test.stamp
+	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0
 
 bench: $(VENV)/test.stamp
 	@$(BIN)/waterline bench resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0 \
