@@ -60,9 +60,7 @@ class PackedWeights:
 
     def serves(self, steps: Iterable[Step]) -> bool:
         """Whether the weights of these steps are packed, or can be."""
-        return all(
-            self._key(step) in self._packed or step.weight not in self._released for step in steps if step.spec
-        )
+        return all(self._key(step) in self._packed or step.weight not in self._released for step in steps if step.spec)
 
     def of(self, step: Step) -> dict[str, np.ndarray]:
         """The packed weights and bias of a convolution's step."""
@@ -77,7 +75,9 @@ class PackedWeights:
         return self._packed[key]
 
     def _key(self, step: Step) -> tuple[object, ...]:
-        return (step.weight, step.bias, step.algorithm, step.config)
+        """Two layers may share a constant and read it differently: a tied autoencoder turns it round."""
+        assert step.spec is not None
+        return (step.weight, step.bias, step.algorithm, step.config, type(step.op).__name__, step.spec.groups)
 
     def constant(self, name: str) -> np.ndarray:
         """A constant that an operator reads as it is."""
