@@ -11,6 +11,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 
+from waterline.errors import InvalidModel  # noqa: E402
+
 from .torch_check import Call, check, data  # noqa: E402
 
 MODULES = {
@@ -233,6 +235,20 @@ def test_function(name: str) -> None:
 def test_traced_with_one_image() -> None:
     for name in ("joined", "views", "squeezes", "batch_in_the_middle", "heads", "channel_shuffle", "repeat", "matmul"):
         check(Call(FUNCTIONS[name]), data(1, 5, 4, 6, seed=1), data(1, 5, 4, 6, seed=2))
+
+
+MIXED = {
+    "mixed_filters": lambda x, w, b: F.conv2d(x, (x.mean((2, 3)) @ w).view(5, 3, 2, 2), stride=2),
+    "mixed_depthwise": lambda x, w, b: F.conv2d(x, (x.mean((2, 3)) @ w[:, :12]).view(3, 1, 2, 2), padding=1, groups=3),
+    "mixed_transposed": lambda x, w, b: F.conv_transpose2d(x, (x.mean((2, 3)) @ w).view(3, 5, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_filters_mixed_by_the_network(name: str) -> None:
+    imported = check(Call(MIXED[name], w=data(3, 60), b=data(5)), data(1, 3, 6, 6), batch=None)
+    with pytest.raises(InvalidModel):
+        imported.graph.with_shapes({"args_0": (2, 3, 6, 6)})
 
 
 MATRICES = {

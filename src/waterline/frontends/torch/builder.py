@@ -53,6 +53,7 @@ class Builder:
         self._taken: set[str] = set()
         self._suffixes: dict[str, int] = {}
         self._scalars: dict[str, Value] = {}
+        self._made: dict[str, tuple[Op, tuple[Value, ...]]] = {}
 
     # ---- names and values ---------------------------------------------------------------------------------------
     def unique(self, name: str) -> str:
@@ -91,7 +92,12 @@ class Builder:
         (shape,) = op.infer([x.shape for x in inputs])
         name = self.unique(self.label)
         self.nodes.append(Node(name, op, tuple(self._read(x) for x in inputs), (name,)))
+        self._made[name] = (op, inputs)
         return Value(name, shape, batch=follow(op, [(x.shape, x.batch) for x in inputs if x.constant is None], shape))
+
+    def origin(self, x: Value) -> tuple[Op | None, tuple[Value, ...]]:
+        """The operation that computes `x` and its inputs; None for inputs of the graph and constants."""
+        return self._made.get(x.name, (None, ()))
 
     def unary(self, kind: str, x: Value, *params: float) -> Value:
         return self.emit(Unary(Activation(kind, tuple(float(p) for p in params))), x)

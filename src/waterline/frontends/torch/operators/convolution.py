@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from waterline.frontends.torch.builder import Builder, Unsupported, Value
-from waterline.graph.ops import Conv, ConvTranspose, Linear, MatMul, Softmax
+from waterline.graph.ops import Conv, ConvTranspose, Linear, MatMul, Reshape, Slice, Softmax
 from waterline.spec import Epilogue
 
 Images = tuple[Value, Callable[[Value], Value]]
@@ -63,7 +63,12 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Value:
-    require_constant(weight, "weight")
+    if weight.constant is None:
+        experts = _experts(b, weight)
+        arguments = (None, stride, padding, dilation, transposed, output_padding, groups)
+        if experts is None or bias is not None:
+            raise Unsupported("its weight is computed by the network")
+        return _mixture(b, *experts, lambda expert: convolution(b, x, expert, *arguments))
     spatial = weight.rank - 2
     images, back = as_images(b, x, spatial)
     if spatial == 1:
@@ -88,6 +93,30 @@ def _named_padding(name: str, weight: tuple[int, ...], dilation: tuple[int, int]
         return 0, 0, 0, 0
     rows, columns = (d * (size - 1) for d, size in zip(dilation, weight[2:], strict=True))
     return rows // 2, columns // 2, rows - rows // 2, columns - columns // 2
+
+
+def _experts(b: Builder, weight: Value) -> tuple[Value, list[Value]] | None:
+    """The factors (1, E) and the constant experts of a weight that is their sum, mixed by the network for one image."""
+    op, inputs = b.origin(weight)
+    mix, factors_and_experts = b.origin(inputs[0]) if isinstance(op, Reshape) else (None, ())
+    if not isinstance(mix, Linear) or len(factors_and_experts) != 2:
+        return None
+    factors, matrix = factors_and_experts
+    if factors.rank != 2 or factors.shape[0] != 1 or matrix.constant is None:
+        return None
+    return factors, [b.constant(column.reshape(weight.shape), matrix.name) for column in matrix.constant.unbind(1)]
+
+
+def _mixture(b: Builder, factors: Value, experts: Sequence[Value], convolve: Callable[[Value], Value]) -> Value:
+    """A convolution is linear in its weight: the sum of weights becomes the sum of the experts' outputs (CondConv)."""
+    total: Value | None = None
+    for i, expert in enumerate(experts):
+        y = convolve(expert)
+        factor = b.emit(Slice((1,), (i,), (i + 1,), (1,)), factors)
+        part = b.binary("mul", y, b.reshape(factor, [1] * y.rank))
+        total = part if total is None else b.binary("add", total, part)
+    assert total is not None
+    return total
 
 
 def conv(
