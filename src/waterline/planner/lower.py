@@ -35,6 +35,7 @@ from waterline.graph.ops import (
     Transpose,
     Unary,
 )
+from waterline.planner import codec
 from waterline.planner.placement import Placement, place_concats
 from waterline.planner.storage import Storage, has_linear_pixels, is_channels_last
 from waterline.spec import ConvSpec, Epilogue, TensorView, channels_last
@@ -50,6 +51,9 @@ class Copy(Op):
 
     def infer(self, inputs: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         return [inputs[0]]
+
+
+codec.register(Copy)
 
 
 @dataclass

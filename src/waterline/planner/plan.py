@@ -102,7 +102,7 @@ class Plan:
         """Reads what `to_json` wrote. Raises InvalidArgument where the text is something else."""
         try:
             plan = codec.decode(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidArgument(f"this is not a plan: {error}", "pass the text that Plan.to_json() wrote") from error
         if not isinstance(plan, Plan) or plan.version != PLAN_VERSION:
             raise InvalidArgument(f"this is not a plan of version {PLAN_VERSION}", "make it again with this version")
