@@ -11,6 +11,8 @@ from waterline.errors import Error
 
 ALIGNMENT_BYTES = 64
 HUGE_PAGE_BYTES = 2 << 20
+# Python maps shared memory by default, which does not get huge pages.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def aligned_bytes(size: int) -> np.ndarray:
@@ -24,7 +26,7 @@ def aligned_bytes(size: int) -> np.ndarray:
             raw = np.zeros(size + ALIGNMENT_BYTES, np.uint8)
             start = -raw.ctypes.data % ALIGNMENT_BYTES
             return raw[start : start + size]
-        block = mmap.mmap(-1, size + HUGE_PAGE_BYTES)
+        block = mmap.mmap(-1, size + HUGE_PAGE_BYTES, **_PRIVATE)
     except (MemoryError, OSError, ValueError, OverflowError) as error:
         raise Error(
             f"no memory for {size / 2**20:.0f} MiB of weights or intermediate tensors", "run a smaller batch or image"
