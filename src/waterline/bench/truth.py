@@ -70,4 +70,5 @@ def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> Laye
 
 def tolerance(step: Step) -> float:
     """Of a convolution's algorithm with its config."""
+    assert step.spec is not None
     return by_name(step.algorithm).tolerance(step.spec, step.config)
