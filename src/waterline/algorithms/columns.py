@@ -185,17 +185,13 @@ class ColumnKernel(Kernel):
         )
         x, weights, bias, y, residual, first, last = e.arguments
         counts = self.counts(e.lanes)
-        if self.epilogue.bias:
-            start = [e.load_vector(bias, v * e.lanes * ELEM_BYTES, count) for v, count in enumerate(counts)]
-        else:
-            start = [e.splat(0.0)] * self.vectors
-        with e.carried_loop(first, last, 1, start * tile.width, name="row") as loop:
+        with e.carried_loop(first, last, 1, [e.splat(0.0)] * (self.vectors * tile.width), name="row") as loop:
             at = e.mul(loop.index, self.rows.dilation * self.x_strides[0] * ELEM_BYTES)
             loop.carry(self.sum_row(e, e.at(x, at), weights, loop.index, tile, loop.values))
         places = [
             Place(j * self.y_strides[1] * ELEM_BYTES, j * self.residual_strides[1] * ELEM_BYTES)
             for j in range(tile.width)
         ]
-        store_tile(e, self.epilogue, loop.results, counts, places, y, residual)
+        store_tile(e, self.epilogue, loop.results, counts, places, y, bias, residual)
         e.finish()
         return e.function

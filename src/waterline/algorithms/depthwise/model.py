@@ -3,7 +3,7 @@
 `y[n,k,p,q] = sum_{r,s} x[n,k,p sh + r dh - top, q sw + s dw - left] w[k,r,s]`, vectors along the channels (NHWC). A
 tile is a run of output columns of one row; see `waterline.algorithms.columns`.
 
-Work: n*p*q*k*r*s multiply-adds less those that would meet padding. Numerics: one chain over (r, s), from the bias.
+Work: n*p*q*k*r*s multiply-adds less those that would meet padding. Numerics: one chain over (r, s), then the bias.
 The layer has little arithmetic for its bytes: its bound is nearly always a cache's bandwidth.
 """
 

@@ -4,7 +4,7 @@
 gathered or copied. Where an image has fewer pixels than a tile has rows (a fully connected layer has one) the batch is
 one long column of rows; otherwise tiles do not cross images.
 
-Work: n*p*q*k*c multiply-adds, nothing more. Numerics: one chain of multiply-adds over c, from the bias.
+Work: n*p*q*k*c multiply-adds, nothing more. Numerics: one chain of multiply-adds over c, then the bias.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ smaller than im2col's patches in f32.
 Where filter rows are contiguous in memory (a dense image without padding whose pixels hold few channels: first layers)
 a whole filter row of s*c elements is one run, and the buffer has r entries a pixel instead of r*s.
 
-Work: the direct algorithm's multiply-adds. Numerics: one chain of multiply-adds over (r, s, c), from the bias.
+Work: the direct algorithm's multiply-adds. Numerics: one chain of multiply-adds over (r, s, c), then the bias.
 """
 
 from __future__ import annotations

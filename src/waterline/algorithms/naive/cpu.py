@@ -37,8 +37,9 @@ class NaiveKernel(Kernel):
             y_here = e.at(y, e.mul(image, y_image))
             residual_here = e.at(residual, e.mul(image, residual_image)) if self.epilogue.residual else residual
             with e.loop(0, spec.q, name="q") as q, e.loop(0, spec.k, name="k") as k:
-                start = e.load(bias, F32, e.mul(k, ELEM_BYTES), 4) if self.epilogue.bias else ir.Constant(F32, 0.0)
-                total = self._sum(e, x_here, weight, p, q, k, start)
+                total = self._sum(e, x_here, weight, p, q, k)
+                if self.epilogue.bias:
+                    total = e.builder.fadd(total, e.load(bias, F32, e.mul(k, ELEM_BYTES), 4))
                 at = self._offset(e, self.residual_strides, k, p, q) if self.epilogue.residual else 0
                 value = finish_vector(e, self.epilogue, e.splat(total, 1), residual_here, at, 1)
                 e.store_vector(value, y_here, self._offset(e, self.y_strides, k, p, q))
@@ -47,10 +48,10 @@ class NaiveKernel(Kernel):
         total = e.add(e.add(e.mul(c, strides[0]), e.mul(h, strides[1])), e.mul(w, strides[2]))
         return e.mul(total, ELEM_BYTES)
 
-    def _sum(self, e: Emitter, x: Value, weight: Value, p: Value, q: Value, k: Value, start: Value) -> Value:
+    def _sum(self, e: Emitter, x: Value, weight: Value, p: Value, q: Value, k: Value) -> Value:
         spec, b = self.spec, e.builder
         first_channel = e.mul(e.div(k, spec.group_k), spec.group_c)
-        with e.carried_loop(0, spec.taps, 1, [start], name="tap") as taps:
+        with e.carried_loop(0, spec.taps, 1, [ir.Constant(F32, 0.0)], name="tap") as taps:
             r, s = e.div(taps.index, spec.s), e.mod(taps.index, spec.s)
             h = e.sub(e.add(e.mul(p, spec.stride[0]), e.mul(r, spec.dilation[0])), spec.pad[0])
             w = e.sub(e.add(e.mul(q, spec.stride[1]), e.mul(s, spec.dilation[1])), spec.pad[1])

@@ -1,6 +1,6 @@
 """`naive`: the definition, for every layer and every machine. The last resort, and what the others are checked against.
 
-Work: the direct algorithm's, one element at a time. Numerics: one chain of multiply-adds over (r, s, c), from the bias.
+Work: the direct algorithm's, one element at a time. Numerics: one chain of multiply-adds over (r, s, c), then the bias.
 """
 
 from __future__ import annotations

@@ -47,23 +47,33 @@ def store_tile(
     counts: Sequence[int],
     places: Sequence[Place],
     y: Value,
+    bias: Value,
     residual: Value,
 ) -> None:
     """Applies the epilogue to a tile of rows x vectors (row by row in `sums`) and stores it.
 
+    The bias is added to the finished sum: a chain that began with it would round every small product to its size.
+
     Args:
         counts: elements in each vector of a row.
         places: one for each row; evenly spaced where the epilogue has a long activation.
-        y, residual: addresses of the tile's first element.
+        y, bias, residual: addresses of the tile's first element.
     """
     vectors = len(counts)
     vector_bytes = e.lanes * 4
+    shifts = [e.load_vector(bias, v * vector_bytes, count) if epilogue.bias else None for v, count in enumerate(counts)]
+
+    def finish(value: Value, v: int, residual_at: Value | int, y_at: Value | int) -> None:
+        if shifts[v] is not None:
+            value = e.builder.fadd(value, shifts[v])
+        value = finish_vector(e, epilogue, value, residual, residual_at, counts[v])
+        e.store_vector(value, y, y_at, counts[v])
+
     if is_cheap(epilogue) or len(places) == 1:
         for i, place in enumerate(places):
-            for v, count in enumerate(counts):
+            for v in range(vectors):
                 at = v * vector_bytes
-                value = finish_vector(e, epilogue, sums[i * vectors + v], residual, place.residual_bytes + at, count)
-                e.store_vector(value, y, place.y_bytes + at, count)
+                finish(sums[i * vectors + v], v, place.residual_bytes + at, place.y_bytes + at)
         return
     # A long activation is emitted once, in a loop over a tile that rests on the stack (in the first-level cache),
     # rather than once for every vector.
@@ -72,9 +82,8 @@ def store_tile(
         e.store(value, rest, i * vector_bytes, vector_bytes)
     y_step = places[1].y_bytes - places[0].y_bytes
     residual_step = places[1].residual_bytes - places[0].residual_bytes
-    for v, count in enumerate(counts):
+    for v in range(vectors):
         with e.loop(0, len(places), name="finish") as i:
             value = e.load_vector(rest, e.add(e.mul(i, vectors * vector_bytes), v * vector_bytes))
             residual_at = e.add(e.mul(i, residual_step), places[0].residual_bytes + v * vector_bytes)
-            value = finish_vector(e, epilogue, value, residual, residual_at, count)
-            e.store_vector(value, y, e.add(e.mul(i, y_step), places[0].y_bytes + v * vector_bytes), count)
+            finish(value, v, residual_at, e.add(e.mul(i, y_step), places[0].y_bytes + v * vector_bytes))

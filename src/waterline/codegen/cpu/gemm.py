@@ -7,7 +7,7 @@ table is the indirection buffer of Dukhan (2019), and the only difference betwee
 Packed operand (`pack_panels`): panels of `tile.vectors` vectors of columns, each read front to back; the last panel is
 as wide as what is left, rounded up to whole vectors.
 
-Numerics: each element is one chain of multiply-adds in the order of d, starting from the bias, whatever the tile; so
+Numerics: each element is one chain of multiply-adds in the order of d and then the bias, whatever the tile; so
 results depend neither on the blocking nor on the batch.
 """
 
@@ -209,11 +209,7 @@ class TileFunction:
     def emit(self) -> ir.Function:
         e, kernel = self.e, self.kernel
         x, table, zero, weights, bias, y, residual = e.arguments
-        if kernel.epilogue.bias:
-            start = [e.load_vector(bias, v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
-        else:
-            start = [e.splat(0.0)] * self.vectors
-        sums = start * self.rows
+        sums = [e.splat(0.0)] * (self.vectors * self.rows)
         if kernel.runs == 1:
             _, sums = self._run(self._row_addresses(x, table, zero), weights, sums)
         else:
@@ -228,7 +224,7 @@ class TileFunction:
             epilogue.Place(i * self.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
             for i in range(self.rows)
         ]
-        epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, residual)
+        epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, bias, residual)
         e.finish()
         return e.function
 
@@ -301,7 +297,7 @@ def pack_panels(weight: np.ndarray, groups: int, vectors: int, lanes: int) -> np
 
 
 def pack_bias(bias: np.ndarray, lanes: int) -> np.ndarray:
-    """The bias with slack behind it, so that the last vector of a panel may be read whole."""
+    """The bias with slack behind it, so that the last vector may be read whole."""
     packed = np.zeros(bias.size + lanes, np.float32)
     packed[: bias.size] = bias
     return packed
