@@ -17,7 +17,7 @@ import numpy as np
 
 from waterline.api import environment
 from waterline.bench import ours, peers, records
-from waterline.bench.command import FAILED, entry, keep, positive, print_columns
+from waterline.bench.command import FAILED, entry, keep, positive, print_columns, smallest_batch
 from waterline.bench.engine import Task
 from waterline.bench.records import Record
 from waterline.bench.truth import check_network
@@ -34,7 +34,7 @@ def measure(workload: Workload, seeds: int, threads: int) -> tuple[list[Record],
     Raises:
         InvalidArgument: PyTorch is not installed. UnsupportedOperator: it does not run the graph.
     """
-    batch = workload.least_batch
+    batch = smallest_batch(workload)
     graph = workload.graph(batch)
     net = ours.compiled(Task(workload.model, {}, threads))
     differences: dict[str, dict[str, list[np.ndarray]]] = {name: {} for name in graph.outputs}
@@ -52,7 +52,8 @@ def measure(workload: Workload, seeds: int, threads: int) -> tuple[list[Record],
             largest[name] = max(largest[name], largest_finite(truth[name]))
         for engine, values in results.items():
             for name, value in zip(graph.outputs, values, strict=True):
-                differences[name].setdefault(engine, []).append(value - truth[name])
+                with np.errstate(invalid="ignore"):  # infinity where infinity belongs
+                    differences[name].setdefault(engine, []).append(value - truth[name])
     labels = {
         "protocol": "accuracy",
         "model": workload.name,
@@ -134,7 +135,18 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0 if passes else FAILED
 
 
-_HEADINGS = ("model", "largest", "max error", "rms error", "of bound", "PyTorch max", "PyTorch rms", "ratio max", "rms", "")
+_HEADINGS = (
+    "model",
+    "largest",
+    "max error",
+    "rms error",
+    "of bound",
+    "PyTorch max",
+    "PyTorch rms",
+    "ratio max",
+    "rms",
+    "",
+)
 
 
 def _row(record: Record, is_one_of_many: bool) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What the protocols that run as `python -m waterline.bench.NAME` share: arguments, mistakes in two lines, columns.
 
-A protocol's module has `configure(parser)` and `execute(arguments)`, as the commands of `waterline` have. Exit status: 0;
-1 for a failed measurement; 2 for a mistake in the call or the input, with one line that says what is wrong and a hint.
+A protocol's module has `configure(parser)` and `execute(arguments)`, as the commands of `waterline` have. Exit status:
+0; 1 for a failed measurement; 2 for a mistake in the call or the input, with one line that says what is wrong and one
+hint.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 from waterline.bench import records
 from waterline.bench.records import Record
+from waterline.bench.workload import Workload
 from waterline.errors import Error, InvalidArgument, InvalidModel, Refused, UnsupportedOperator
 from waterline.machine import Machine
 
@@ -96,6 +98,11 @@ def check_threads(threads: int, machine: Machine) -> None:
             f"{threads} threads on {machine.cores} physical cores would wait for each other",
             f"use at most {machine.cores}",
         )
+
+
+def smallest_batch(workload: Workload) -> int:
+    """One image, or as many as the file has written in."""
+    return max((shape[0] for shape in workload.shapes.values() if shape), default=1) or 1
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 `python -m waterline.bench.overhead --threads 1,2 --vs onnxruntime`
 
-Each layer is a 1x1 convolution of 8 channels on one pixel, 128 operations. What remains of the time is what a call costs
-in Python, what waking the threads costs, and twenty times what a step costs.
+Each layer is a 1x1 convolution of 8 channels on one pixel: 128 operations. What remains of the time is what a call
+costs in Python, what waking the threads costs, and twenty times what a step costs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 `python -m waterline.bench.startup resnet50 --vs onnxruntime --runs 5`
 
 Every start is a new process, so nothing is left over from the one before but the operating system's own caches. A run
-starts ours twice, first with a new cache folder and then with the one that the first has filled, and each peer once; the
-order of the engines is shuffled for every run. With an empty cache folder the machine is calibrated as well, once a
-machine and week: that is a phase of its own, not part of the compilation, but its buffer is part of the peak memory.
+starts ours twice, first with a new cache folder and then with the one that the first has filled, and each peer once;
+the order of the engines is shuffled for every run. With an empty cache folder the machine is calibrated as well, as it
+is once a week: that is a phase of its own, not part of the compilation, but its buffer is part of the peak memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 
 from waterline.api import environment
 from waterline.bench import peers, records, startup_process
-from waterline.bench.command import check_threads, entry, keep, positive, print_columns, words
+from waterline.bench.command import check_threads, entry, keep, positive, print_columns, smallest_batch, words
 from waterline.bench.comparison import AGREEMENT, difference
 from waterline.bench.engine import Task
 from waterline.bench.records import Record
@@ -158,7 +158,7 @@ def execute(arguments: argparse.Namespace) -> int:
     machine = environment.machine()
     threads = arguments.threads or machine.cores
     check_threads(threads, machine)
-    batch = workload.least_batch
+    batch = smallest_batch(workload)
     shapes = workload.shapes_for(batch)
     with tempfile.TemporaryDirectory(prefix="waterline-startup-") as folder:
         model = Task(workload.model, {}, threads).model_bytes_or_path()
