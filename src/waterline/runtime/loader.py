@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 
@@ -12,6 +13,8 @@ from waterline.runtime.cache import ObjectCache
 
 _loaded: dict[str, tuple[Library, int]] = {}
 _lock = threading.RLock()
+# Taken before the lock of `codegen.cpu.jit` (handlers run in reverse order), as `load_kernels` takes them.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def load_kernels(

@@ -78,9 +78,13 @@ def _walker(machine: Machine, cache: ObjectCache) -> Library:
 
 
 def _forget() -> None:
+    """In a forked child: the helpers did not come along. The old team is kept, so that nothing of it is torn down here."""
     global _team, _team_lock
+    if _team is not None:
+        _abandoned.append(_team)
     _team = None
     _team_lock = threading.Lock()
 
 
+_abandoned: list[Team] = []
 os.register_at_fork(after_in_child=_forget)

@@ -7,6 +7,7 @@ of the catalogue. `Library` links objects for the processor that runs.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Iterable
 
@@ -18,6 +19,9 @@ _lock = threading.Lock()
 _names = itertools.count()
 _jit: llvm.LLJIT | None = None
 _initialized = False
+
+# A fork waits until no thread is inside LLVM: the child could neither finish that work nor begin its own.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def initialize() -> None:
