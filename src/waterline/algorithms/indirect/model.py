@@ -21,6 +21,7 @@ from waterline.algorithms.blocking import GemmConfig, Product, gemm_configs, gem
 from waterline.algorithms.gemm_layer import LeftOperand, Rows, gemm_call, pack_gemm_weights, pixel_stride
 from waterline.codegen.cpu.gemm import ELEM_BYTES, GemmKernel, row_tails
 from waterline.codegen.cpu.kernel import Call, Input, Packed
+from waterline.errors import Refused
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, TensorView
 
@@ -126,6 +127,8 @@ def tap_offsets(spec: ConvSpec, x: TensorView) -> np.ndarray:
     column_offsets = columns // spec.upsample[1] * x.strides[3]
     offsets = row_offsets[:, None, :, None] + column_offsets[None, :, None, :]
     inside = row_inside[:, None, :, None] & column_inside[None, :, None, :]
+    if offsets.max() > LARGEST_OFFSET:  # a view into a concatenation spans more than its own elements
+        raise Refused(f"{spec.id}: its image spans {x.span_elems} elements, offsets reach {LARGEST_OFFSET}")
     return np.where(inside, offsets, -1).reshape(spec.p * spec.q, spec.taps).astype(np.int32)
 
 

@@ -44,6 +44,7 @@ from waterline.algorithms.winograd.transforms import Matrix, program
 from waterline.codegen.cpu.gemm import GemmKernel, Tile, pack_bias
 from waterline.codegen.cpu.kernel import Arg, Call, Input, Number, Output, Packed, Workspace
 from waterline.codegen.cpu.memory import aligned_zeros
+from waterline.errors import Refused
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, Epilogue
 
@@ -158,6 +159,8 @@ class Winograd(Algorithm):
             None, :, None, :
         ]
         offsets = (rows * views.x.strides[2])[:, None, :, None] + (columns * views.x.strides[3])[None, :, None, :]
+        if offsets.max() > LARGEST_OFFSET:  # a view into a concatenation spans more than its own elements
+            raise Refused(f"{spec.id}: its image spans {views.x.span_elems} elements, offsets reach {LARGEST_OFFSET}")
         table = np.where(inside, offsets, -1).astype(np.int32)
         return {"table": np.ascontiguousarray(table), "zero": np.zeros(spec.c + machine.lanes(), np.float32)}
 
