@@ -3,6 +3,7 @@
 PYTHON ?= python3
 MODEL ?= resnet50
 FUZZ_SECONDS ?= 600
+RECORD_THREADS ?= 1,2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -11,8 +12,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCHVISION := torchvision==0.28.0
 TIMM := timm==1.0.31
 
+# The networks that are compared, and where the records of it are.
+NETWORKS := resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0
+RECORDS := benchmarks/records
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz networks bench format docs clean
+.PHONY: help run test lint fuzz networks bench records format docs clean
 
 help:
 	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
@@ -20,6 +25,7 @@ help:
 	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make networks  every network of torchvision and timm, which takes long"
 	@echo "make bench     latency beside other engines"
+	@echo "make records   every figure of docs/benchmarking.md, measured and added to $(RECORDS)"
 	@echo "make format    format the sources"
 	@echo "make docs      write the generated pages of docs/"
 	@echo "make clean     remove everything that was made"
@@ -43,8 +49,21 @@ networks: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0
 
 bench: $(VENV)/test.stamp
-	@$(BIN)/waterline bench resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0 \
-		--vs onnxruntime,openvino
+	@$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino
+
+# The commands of the table in docs/benchmarking.md, in its order.
+records: $(VENV)/test.stamp
+	@mkdir -p $(RECORDS)
+	$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino --threads $(RECORD_THREADS) --seconds 10 \
+		--append $(RECORDS)/networks.jsonl
+	$(BIN)/waterline bench --conv benchmarks/layers/resnet50.txt --algorithm indirect,direct_gemm \
+		--threads 1 --append $(RECORDS)/layers.jsonl
+	$(BIN)/waterline bench --conv benchmarks/layers/grouped.txt --algorithm grouped --vs onnxruntime \
+		--threads $(RECORD_THREADS) --append $(RECORDS)/layers.jsonl
+	$(BIN)/python -m waterline.bench.overhead --vs onnxruntime --threads $(RECORD_THREADS) \
+		--append $(RECORDS)/overhead.jsonl
+	$(BIN)/python -m waterline.bench.startup resnet50 --vs onnxruntime --append $(RECORDS)/startup.jsonl
+	$(BIN)/python -m waterline.bench.accuracy $(NETWORKS) --append $(RECORDS)/accuracy.jsonl
 
 format: $(VENV)/test.stamp
 	@$(BIN)/ruff check --fix-only .
