@@ -9,7 +9,6 @@ written to (an optimizer's step, load_state_dict), the next call compiles again.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from waterline.errors import Error, InvalidArgument, InvalidModel, Refused, Unsu
 from waterline.frontends.torch import capture, importer, partition
 from waterline.frontends.torch.load import read_program
 from waterline.graph import Graph
+from waterline.runtime.locks import RenewedLock
 
 _log = logging.getLogger("waterline.dynamo")
 _CALL_OPTIONS = ("device", "dtype", "num_threads")  # the others go into `options` of waterline.compile
@@ -69,7 +69,7 @@ class _Subgraph:
         self._runners: OrderedDict[tuple[Any, ...], Runner | None] = OrderedDict()
         self._is_sized = any(_is_size(node) for node in gm.graph.nodes)  # an engine has these as plain numbers
         self._told: set[str] = set()
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
 
     def __call__(self, *args: Any) -> Sequence[Any]:
         given = [args[i].item() if i in self._boxed else args[i] for i in self._given]

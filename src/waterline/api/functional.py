@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -16,12 +15,13 @@ from waterline.api.options import parse_options, parse_threads
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph, Node
 from waterline.graph.ops import Conv
+from waterline.runtime.locks import RenewedLock
 from waterline.spec import ConvSpec, Epilogue
 
 # Layers that `conv2d` keeps compiled, by shape and weights.
 LAYERS_KEPT = 16
 _layers: OrderedDict[tuple[Any, ...], tuple[CompiledNetwork, np.ndarray, np.ndarray | None]] = OrderedDict()
-_lock = threading.Lock()
+_lock = RenewedLock()
 
 
 def algorithms() -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from waterline.errors import Error, InvalidArgument
 from waterline.graph import Graph
 from waterline.machine import Machine
 from waterline.planner import Plan, plan
+from waterline.runtime.locks import RenewedLock
 from waterline.runtime.profile import Report, report
 from waterline.runtime.program import Program
 from waterline.runtime.weights import PackedWeights
@@ -60,7 +60,7 @@ class CompiledNetwork:
         self._threads = num_threads
         self._options = options
         self._cache = environment.object_cache()
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
         self._weights = PackedWeights(source.graph.constants, machine, releases=source.reload is not None)
         self._names = tuple(source.graph.inputs)
         self._programs: OrderedDict[Shapes, Program] = OrderedDict()

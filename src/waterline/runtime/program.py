@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +55,6 @@ class Program:
         self.entries = load_kernels([bound.call.kernel for bound in self.calls], machine, cache, on_compile)
         self.scratch_bytes = max((bound.call.scratch_bytes for bound in self.calls), default=0)
         self._contexts: list[Context] = []
-        self._lock = threading.Lock()
 
     def _bind(self, index: int, step: Step, weights: PackedWeights) -> None:
         packed: dict[str, np.ndarray] = {}
@@ -119,14 +117,13 @@ class Program:
         return outputs
 
     def _borrow(self) -> Context:
-        with self._lock:
-            if self._contexts:
-                return self._contexts.pop()
-        return Context(self)
+        try:
+            return self._contexts.pop()  # a list's own operations need no lock, which a fork could leave shut
+        except IndexError:
+            return Context(self)
 
     def _give_back(self, context: Context) -> None:
-        with self._lock:
-            self._contexts.append(context)
+        self._contexts.append(context)
 
     @property
     def arena_bytes(self) -> int:

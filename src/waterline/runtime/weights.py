@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from waterline.codegen.cpu.memory import aligned_copy
 from waterline.graph.ops import ConvTranspose
 from waterline.machine import Machine
 from waterline.planner import Step
+from waterline.runtime.locks import RenewedLock
 
 
 class PackedWeights:
@@ -32,7 +32,7 @@ class PackedWeights:
         self._released: set[str] = set()
         self._packed: dict[tuple[object, ...], dict[str, np.ndarray]] = {}
         self._relaid: dict[tuple[object, ...], np.ndarray] = {}
-        self._lock = threading.Lock()
+        self._lock = RenewedLock()
 
     def prepare(self, steps: Iterable[Step]) -> None:
         """Packs the weights of these steps, several at a time: NumPy releases the GIL for most of it."""
