@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,18 @@ def test_the_walker_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for _ in range(2):
         Team(LOCAL, ObjectCache(tmp_path, "1"))
     assert len(compiled) == 1
+
+
+def test_helpers_keep_what_they_wait_on(forked):
+    """A team that nobody else holds lives on with its helpers, who sleep in its memory."""
+
+    def child() -> None:
+        made = Team(LOCAL, NO_CACHE)
+        made.grow(3)
+        time.sleep(0.02)
+        kept = weakref.ref(made)
+        del made
+        gc.collect()
+        assert kept() is not None
+
+    assert forked(child) == ""

@@ -40,13 +40,13 @@ class Team:
         """At least so many helpers; each is a daemon thread that never comes back to Python."""
         with self._lock:
             while self._helpers < helpers:
-                threading.Thread(
-                    target=self._serve,
-                    args=(self._address, self._helpers),
-                    name=f"waterline-{self._helpers + 1}",
-                    daemon=True,
-                ).start()
+                name = f"waterline-{self._helpers + 1}"
+                threading.Thread(target=self._help, args=(self._helpers,), name=name, daemon=True).start()
                 self._helpers += 1
+
+    def _help(self, index: int) -> None:
+        """The life of a helper. Its frame holds the team: what it waits on is not freed while it waits."""
+        self._serve(self._address, index)
 
     def run(self, job: int) -> None:
         """Runs the job at this address to its end. The GIL is released meanwhile."""
@@ -78,7 +78,7 @@ def _walker(machine: Machine, cache: ObjectCache) -> Library:
 
 
 def _forget() -> None:
-    """In a forked child: the helpers did not come along. The old team is kept, so that nothing of it is torn down here."""
+    """In a forked child: the helpers did not come along. The old team is kept: nothing of it is torn down here."""
     global _team, _team_lock
     if _team is not None:
         _abandoned.append(_team)
