@@ -259,7 +259,9 @@ def check(case: Case, forked: Callable[[Callable[[], object]], str]) -> None:
     check_is_asked_for(case, several)
     assert {c.kernel for c in one.calls} == {c.kernel for c in several.calls}, "the kernels depend on the batch"
 
-    rng = np.random.default_rng(zlib.crc32(str(case).encode()))
+    seed = zlib.crc32(str(case).encode())
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
     whole, floats = Data.random(spec, rng, whole=True), Data.random(spec, rng, whole=False)
     runs = [
         Run(case, whole, "behind"),
