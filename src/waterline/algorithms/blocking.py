@@ -150,7 +150,7 @@ def prefetch_distance(product: Product, tile: Tile, machine: Machine) -> int:
     return panel_bytes if few and panel_bytes <= machine.l2_bytes // 2 else 0
 
 
-def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: int) -> float:
+def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: float) -> float:
     """Time on all cores: arithmetic, or the weights from memory where that takes longer."""
     compute = images * product_cycles(product, config.tile, machine) / clock_hz(machine) / machine.cores
     return overlapped(compute, weight_seconds(product.weight_bytes, machine))

@@ -1,4 +1,4 @@
-"""`waterline profile`: time and efficiency of every layer, beside the bound that no implementation can beat."""
+"""`waterline profile`: time and efficiency of every layer, beside the direct algorithm's bound."""
 
 from __future__ import annotations
 

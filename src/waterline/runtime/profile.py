@@ -1,9 +1,12 @@
-"""`Report`: where a network's time goes, layer by layer, beside the bound that no implementation can beat.
+"""`Report`: where a network's time goes, layer by layer, beside the bound of the direct algorithm.
 
 Definitions (Lavin, "On the Efficiency of Convolutional Neural Networks", 2024): *computational efficiency* = operations
 of the direct algorithm / (time x measured peak); *operational intensity* = operations / least bytes moved; the roofline
 *bound* of a layer = max(operations / peak, bytes / memory bandwidth); the *waterline* of a sequence of kernels is the
 efficiency that it would reach if each ran at its bound: sum of operations / (peak x sum of bounds).
+
+Operations are the direct algorithm's, as in the papers: an efficiency above 100 % and a time below the bound say that a
+fast algorithm (Winograd) did less arithmetic, or that data came from a nearer cache than the bound assumes.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ Work: n*p*q*k*c multiply-adds, nothing more. Numerics: one chain of multiply-add
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
@@ -47,8 +49,13 @@ class DirectGemm(Algorithm):
 
     def cost(self, spec: ConvSpec, config: GemmConfig, machine: Machine) -> Cost:
         product = _product(spec)
-        seconds = gemm_seconds(product, config, machine, spec.n)
-        return Cost(seconds, spec.n * product_flops(product, config.tile, machine), spec.least_bytes)
+        images = float(spec.n)
+        if _is_merged(spec):
+            # Rows of several images share a tile, so an image is priced as its share of a full one.
+            images *= product.rows / config.rows
+            product = replace(product, rows=config.rows)
+        seconds = gemm_seconds(product, config, machine, images)
+        return Cost(seconds, images * product_flops(product, config.tile, machine), spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: GemmConfig, views: Views, machine: Machine) -> Implementation:
         merged = _is_merged(spec)
