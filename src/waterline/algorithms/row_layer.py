@@ -1,10 +1,10 @@
-"""A convolution layer as a call of a kernel that computes rows of output: depthwise and grouped."""
+"""A convolution layer as a call of a kernel that computes rows of output: depthwise, grouped and naive."""
 
 from __future__ import annotations
 
 from waterline.algorithms.base import Views, chunk_items
-from waterline.algorithms.columns import ELEM_BYTES, ColumnKernel, Window
-from waterline.codegen.cpu.kernel import Call, Input, Number, Output, Packed
+from waterline.algorithms.columns import ELEM_BYTES, Window
+from waterline.codegen.cpu.kernel import Call, Input, Kernel, Number, Output, Packed
 from waterline.spec import ConvSpec
 
 
@@ -15,7 +15,7 @@ def windows(spec: ConvSpec) -> tuple[Window, Window]:
     return rows, columns
 
 
-def row_call(kernel: ColumnKernel, spec: ConvSpec, views: Views, seconds: float) -> Call:
+def row_call(kernel: Kernel, spec: ConvSpec, views: Views, seconds: float) -> Call:
     """Items are (image, output row)."""
     residual = views.residual
     args = (

@@ -13,21 +13,11 @@ from typing import Any
 
 import waterline
 from waterline.bench import layers
+from waterline.bench.command import positive
 from waterline.errors import InvalidArgument
 from waterline.spec import ConvSpec
 
 MODEL_HELP = "a name of the zoo, or the path of an ONNX file"
-
-
-def positive(text: str) -> int:
-    """argparse's type for counts."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
 
 
 def seconds(text: str) -> float:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views, chunk_items
+from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
 from waterline.algorithms.blocking import clock_hz
-from waterline.algorithms.naive.cpu import ELEM_BYTES, NaiveKernel
-from waterline.codegen.cpu.kernel import Call, Input, Number, Output, Packed
+from waterline.algorithms.naive.cpu import NaiveKernel
+from waterline.algorithms.row_layer import row_call
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, Epilogue
 
@@ -46,19 +46,7 @@ class Naive(Algorithm):
             residual.strides[1:] if residual else (),
             spec.epilogue,
         )
-        args = (
-            Input(0),
-            Packed("weight"),
-            Packed("bias") if spec.epilogue.bias else Number(0),
-            Output(),
-            Input(2 + spec.epilogue.bias) if residual else Number(0),
-            Number(views.x.strides[0] * ELEM_BYTES),
-            Number(views.y.strides[0] * ELEM_BYTES),
-            Number(residual.strides[0] * ELEM_BYTES if residual else 0),
-        )
-        items = spec.n * spec.p
-        chunk = chunk_items(items, self.cost(spec, config, machine).seconds)
-        return Implementation((Call(kernel, args, items, chunk),))
+        return Implementation((row_call(kernel, spec, views, self.cost(spec, config, machine).seconds),))
 
     def pack_weights(
         self, spec: ConvSpec, config: NaiveConfig, weight: np.ndarray, bias: np.ndarray | None, machine: Machine
