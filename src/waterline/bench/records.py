@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -91,11 +91,6 @@ def read(path: Path) -> list[Record]:
             raise InvalidArgument(f"{path}:{number} is not a record", "every line is one JSON object")
         records.append(record)
     return records
-
-
-def without_samples(records: Sequence[Record]) -> list[Record]:
-    """For people and for tables: the same without what is long."""
-    return [{key: value for key, value in record.items() if key not in ("samples", "machine")} for record in records]
 
 
 @cache

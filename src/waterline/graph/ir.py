@@ -103,13 +103,5 @@ class Graph:
         """Tensor name -> the node that writes it."""
         return {name: node for node in self.nodes for name in node.outputs}
 
-    def consumers(self) -> dict[str, list[Node]]:
-        """Tensor name -> the nodes that read it, each once. Graph outputs are not counted as readers."""
-        readers: dict[str, list[Node]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(node.inputs):
-                readers.setdefault(name, []).append(node)
-        return readers
-
     def is_constant(self, name: str) -> bool:
         return name in self.constants

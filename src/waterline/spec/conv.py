@@ -128,10 +128,6 @@ class ConvSpec:
         return self.groups == self.c and self.groups > 1
 
     @property
-    def is_grouped(self) -> bool:
-        return 1 < self.groups < self.c
-
-    @property
     def is_pointwise(self) -> bool:
         """A 1x1 filter at stride 1 without padding: a matrix product on the input as it lies."""
         return self.taps == 1 and self.stride == self.upsample == (1, 1) and self.pad == (0, 0, 0, 0)

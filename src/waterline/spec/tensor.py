@@ -45,10 +45,6 @@ class TensorView:
             return 0
         return 1 + sum((d - 1) * s for d, s in zip(self.shape, self.strides, strict=True))
 
-    @property
-    def is_dense(self) -> bool:
-        return self.span_elems == self.elems
-
     def with_batch(self, n: int) -> TensorView:
         return TensorView((n, *self.shape[1:]), self.strides)
 

@@ -7,7 +7,7 @@ rows of the products do not fall into the same cache sets.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -129,7 +129,7 @@ def emit_input_transform(entry: Emitter, variant: Variant, geometry: Geometry) -
     return e.function
 
 
-def _over_channels(e: Emitter, channels: int, body) -> None:  # type: ignore[no-untyped-def]
+def _over_channels(e: Emitter, channels: int, body: Callable[[Value, int | None], None]) -> None:
     """`body(first channel, count)` for every vector of channels; the last one may be partial (count is not None)."""
     full = channels - channels % e.lanes
     if full:

@@ -13,8 +13,9 @@ from functools import cache
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
-# Points by count, every one exact in f32, in pairs +-p so that rows share their even and odd parts. For five points
-# the set +-5/8, +-3/2 has about a quarter of the error of 0, +-1, +-2 (see `docs/` on accuracy for our measurement).
+# Points by count, every one exact in f32, in pairs +-p so that rows share their even and odd parts. Of five points
+# 0, +-5/8, +-3/2 let independent roundings grow 2.7 times in F(4x4,3x3), 0, +-1, +-2 10.5 times (the formula is in
+# `Winograd.tolerance`).
 POINTS: dict[int, tuple[Fraction, ...]] = {
     0: (),
     1: (Fraction(0),),
@@ -125,11 +126,3 @@ def program(matrix: Matrix) -> tuple[tuple[Sum, ...], tuple[int, ...]]:
         else:
             rows[i] = emit(sparse(row))
     return tuple(sums), tuple(rows)
-
-
-def operations(matrix: Matrix) -> int:
-    """Floating-point operations of `program`: a multiply-add counts two, a sum with coefficients +-1 one."""
-    total = 0
-    for step in program(matrix)[0]:
-        total += len(step.terms) - 1 + sum(abs(c) != 1 for c, _ in step.terms)
-    return total
