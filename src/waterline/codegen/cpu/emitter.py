@@ -215,6 +215,17 @@ class Emitter:
         """
         self.builder.asm(ir.FunctionType(VOID, []), "", "~{memory}", [], True)
 
+    def ticks(self) -> Value:
+        """An i64 counter that runs at a constant rate, the same on all cores: for shares of time, not for seconds.
+
+        It orders nothing: what surrounds it may overlap it by some hundred instructions.
+        """
+        if self.machine.arch == "x86_64":
+            return self.builder.call(self.intrinsic("llvm.readcyclecounter", I64, []), [])
+        # LLVM would read the cycle counter, which traps in programs; the counter of the timer is theirs to read.
+        read = self.intrinsic("llvm.read_volatile_register.i64", I64, [ir.MetaDataType()])
+        return self.builder.call(read, [self.module.add_metadata(["cntvct_el0"])])
+
     # ---- vectors ------------------------------------------------------------------------------------------------
     def vector_type(self, lanes: int | None = None) -> ir.Type:
         return ir.VectorType(F32, lanes or self.lanes)

@@ -77,7 +77,18 @@ class Number:
     value: int
 
 
-Arg = Input | Output | Packed | Workspace | Number
+@dataclass(frozen=True)
+class Clock:
+    """The address of this call's counters, one a phase of the kernel: what `clock.PhaseClock` adds ticks to.
+
+    For kernels that go through several phases block by block, whose times no call of its own shows. A call has one at
+    most.
+    """
+
+    phases: tuple[str, ...]
+
+
+Arg = Input | Output | Packed | Workspace | Number | Clock
 
 
 @dataclass(frozen=True)
