@@ -48,6 +48,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What one phase of a layer does, for `profile`: floating point operations and bytes read and written.
+
+    `name` is that of the `Call.phase` or of the `kernel.Clock` which times it. Operations are those executed, padding
+    of tiles included; both figures are of the whole batch.
+    """
+
+    name: str
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
 class Implementation:
     """Everything the runtime needs to run a layer: calls in order, and the bytes of each workspace they name."""
 
@@ -91,6 +104,14 @@ class Algorithm:
     def tolerance(self, spec: ConvSpec, config: Config) -> float:
         """`a` in the bound |error| <= a * eps * depth * (|x| * |w|) of each output element."""
         return 1.0
+
+    def phases(self, spec: ConvSpec, config: Config, machine: Machine) -> tuple[Phase, ...]:
+        """The phases of a layer in their order; () for an algorithm that has one only.
+
+        Where there are some, they cover the layer: every call of `implement` has one of their names, or a clock with
+        some of them.
+        """
+        return ()
 
     def implement(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> Implementation:
         """The calls that compute `spec` on these views. Kernels do not depend on `spec.n`."""
