@@ -123,7 +123,17 @@ def test_profile_json_and_csv(call, small_model: Path) -> None:
     promised |= {"effective_flops_per_s", "computational_efficiency", "bound_ns"}
     assert all(promised <= set(row) for row in facts["rows"])
     rows = list(csv.DictReader(io.StringIO(call("profile", small_model, "--seconds", "0.1", "--csv").stdout)))
-    assert [row["name"] for row in rows][: len(facts["rows"])] == [row["name"] for row in facts["rows"]]
+    assert [row["name"] for row in rows] == [row["name"] for row in facts["rows"]]
+
+
+def test_profile_with_and_without_phases(call, small_model: Path) -> None:
+    more = call("profile", small_model, "--seconds", "0.1", "--csv", "--phases").stdout
+    assert more.startswith("name,phase,shape,")
+    facts = json.loads(call("profile", small_model, "--seconds", "0.1", "--json", "--no-phases").stdout)
+    assert all("phases" in row for row in facts["rows"])
+    short = call("profile", small_model, "--seconds", "0.1", "--no-phases")
+    assert short.returncode == 0
+    assert "% of it" not in short.stdout
 
 
 def test_explain(call, small_model: Path) -> None:

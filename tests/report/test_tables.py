@@ -110,14 +110,25 @@ def test_per_layer() -> None:
     conv |= {"bound_ns": 1500, "effective_flops_per_s": 2e9, "computational_efficiency": 0.5}
     pool = {"name": "pool", "shape": "1x64x28x28", "algorithm": "", "time_ns": 1000, "flops": 0}
     pool |= {"bound_ns": 1000, "effective_flops_per_s": 0.0, "computational_efficiency": 0.0}
+    phase = {"time_ns": 600, "flops": 1200, "bound_ns": 300, "flops_per_s": 2e9, "efficiency": 0.5}
+    phases = [{"name": "gemm", "share": 0.2, "limit": "peak", **phase}]
+    conv["phases"], pool["phases"] = phases, []
     totals = {"time_ns": 4000, "flops": 6000, "bound_ns": 2500}
     totals |= {"effective_flops_per_s": 1.5e9, "computational_efficiency": 0.375}
     totals["waterline"] = 0.6
     machine = {"threads": 2, "peak_flops_per_s": 4e9, "bytes_per_s": 1e9}
-    table = per_layer({"rows": [conv, pool], "totals": totals, **machine})
+    machine["phase_sums"] = [{"algorithm": "winograd:f4x4", "layers": 1, "time_ns": 600, "phases": phases}]
+    facts = {"rows": [conv, pool], "totals": totals, **machine}
+    table, short = per_layer(facts), per_layer(facts, phases=False)
+    assert short.rows == [table.rows[0], table.rows[2]]
+    assert short.notes == table.notes[:1]
     assert "60.0 % of peak" in table.notes[0]
     assert table.rows[0][3:] == ("3.0", "75.0 %", "2.0", "50.0 %", "1.5", "50.0 %")
-    assert table.rows[1][3:] == ("1.0", "25.0 %", "", "", "1.0", "100.0 %")
+    assert table.rows[2][3:] == ("1.0", "25.0 %", "", "", "1.0", "100.0 %")
+    assert [row[0] for row in table.rows] == ["conv1", "  gemm", "pool"]
+    assert table.rows[1][1:3] == ("  20.0 % of it", "")
+    assert table.rows[1][3:] == ("0.6", "15.0 %", "2.0", "50.0 %", "0.3", "50.0 %")
+    assert table.notes[1:] == ["winograd:f4x4, 1 layer: gemm 20.0 % (50 % of peak)"]
     assert table.totals[0][3:] == ("4.0", "100.0 %", "1.5", "37.5 %", "2.5", "62.5 %")
 
 

@@ -19,7 +19,7 @@ from waterline.graph import Graph
 from waterline.machine import Machine
 from waterline.planner import Plan, plan
 from waterline.runtime.locks import RenewedLock
-from waterline.runtime.profile import Report, report
+from waterline.runtime.profile import Report, measure
 from waterline.runtime.program import Program
 from waterline.runtime.weights import PackedWeights
 
@@ -209,18 +209,7 @@ class CompiledNetwork:
         values = self._arranged(inputs, named)
         arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
         program = self._program(tuple(array.shape for array in arrays))
-        calls = [(bound.step, bound.call.phase) for bound in program.calls]
-        times = np.zeros((len(calls) + 1, 2), np.int64)
-        samples: list[np.ndarray] = []
-        program.run(arrays, self._threads)
-        deadline = time.monotonic() + seconds
-        while not samples or time.monotonic() < deadline:
-            times[:] = 0
-            program.run(arrays, self._threads, times)
-            moments = times[:, 0] * 10**9 + times[:, 1]
-            moments = np.maximum.accumulate(moments)  # a call without items has no moment of its own
-            samples.append(np.diff(moments))
-        return report(program.plan, np.array(samples), calls, self._machine, self._threads)
+        return measure(program, arrays, self._threads, seconds)
 
     def explain(self) -> str:
         """Every layer, its algorithm, and each other one with its cost or the reason it was refused."""

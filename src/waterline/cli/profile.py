@@ -18,6 +18,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to measure (default: 2)")
     form = parser.add_mutually_exclusive_group()
     add_json(form)
+    parser.add_argument(
+        "--phases",
+        action=argparse.BooleanOptionalAction,
+        help="show the phases of layers that have some (default: yes, but not in CSV; --json always has them)",
+    )
     form.add_argument("--csv", action="store_true", help="print CSV instead of text")
     form.add_argument("--markdown", action="store_true", help="print Markdown instead of text")
 
@@ -30,9 +35,10 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(report.to_json())
     elif arguments.csv:
-        print(report.to_csv().rstrip("\n"))
+        print(report.to_csv(phases=bool(arguments.phases)).rstrip("\n"))
     else:
-        table = per_layer(report.to_dict(), f"{workload.name}, batch {arguments.batch}, {arguments.dtype}")
+        title = f"{workload.name}, batch {arguments.batch}, {arguments.dtype}"
+        table = per_layer(report.to_dict(), title, phases=arguments.phases is not False)
         if arguments.markdown:
             print(table.to_markdown())
         else:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from waterline.bench.comparison import fastest_peer
 from waterline.bench.records import Record
 from waterline.bench.timing import geometric_mean
+from waterline.runtime.profile import describe
 from waterline.spec import ConvSpec
 
 
@@ -93,14 +94,22 @@ def _print_rich(table: Table, stream: TextIO) -> None:
 
 
 # ---- the tables of the commands -------------------------------------------------------------------------------------
-def per_layer(report: Mapping[str, Any], title: str = "") -> Table:
-    """Of a `Report`'s dictionary: where the time of a network goes, and how far each layer is from its bound."""
+def per_layer(report: Mapping[str, Any], title: str = "", *, phases: bool = True) -> Table:
+    """Of a `Report`'s dictionary: where the time of a network goes, and how far each layer is from its bound.
+
+    With `phases`, those of a layer follow it, indented: GFLOP/s executed, and the bound of the phase.
+    """
     columns = ("<layer", "<shape", "<algorithm", "time us", "share", "GFLOP/s", "of peak", "bound us", "of bound")
     table = Table(title, columns)
     totals = report["totals"]
     for row in report["rows"]:
         shape = short_shape(row["shape"])
         table.rows.append((row["name"], shape, row["algorithm"], *_layer_figures(row, totals["time_ns"])))
+        for phase in row["phases"] if phases else ():
+            values = {**phase, "effective_flops_per_s": phase["flops_per_s"]}
+            values["computational_efficiency"] = phase["flops_per_s"] / report["peak_flops_per_s"]
+            share = f"  {percent(phase['share'])} of it"
+            table.rows.append((f"  {phase['name']}", share, "", *_layer_figures(values, totals["time_ns"])))
     table.totals.append(("network", "", "", *_layer_figures(totals, totals["time_ns"])))
     threads = report["threads"]
     table.notes.append(
@@ -108,6 +117,7 @@ def per_layer(report: Mapping[str, Any], title: str = "") -> Table:
         f"memory {report['bytes_per_s'] / 1e9:.0f} GB/s. Waterline (every layer at its bound): "
         f"{percent(totals['waterline'])} of peak."
     )
+    table.notes += [describe(group) for group in report["phase_sums"]] if phases else []
     return table
 
 

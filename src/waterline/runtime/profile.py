@@ -15,14 +15,18 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from waterline.codegen.cpu.kernel import Call
 from waterline.machine import Machine
-from waterline.planner import Plan, Step
+from waterline.planner import Step
+from waterline.runtime.phases import PhaseRow, PhaseSum, phase_rows, phase_times, sum_phases
+from waterline.runtime.program import Program
 
 FIELDS = (
     "name",
@@ -40,7 +44,10 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. `flops` are the direct algorithm's (0 for layers that only move data), `bytes` the least it moves."""
+    """One layer. `flops` are the direct algorithm's (0 for layers that only move data), `bytes` the least it moves.
+
+    `phases` are those of the algorithm that ran, () where it has one only; theirs are the operations executed.
+    """
 
     name: str
     shape: str
@@ -52,6 +59,7 @@ class Row:
     effective_flops_per_s: float
     computational_efficiency: float
     bound_ns: float
+    phases: tuple[PhaseRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Report:
     Attributes:
         time_ns: median of one inference. threads: cores it ran on. runs: how many inferences were measured.
         peak_flops_per_s, bytes_per_s: the machine's, measured, of so many cores.
-        waterline: the computational efficiency that the layers' bounds allow.
+        phase_sums: for each algorithm with phases, those of all its layers together.
     """
 
     network: str
@@ -72,9 +80,11 @@ class Report:
     bytes_per_s: float
     rows: tuple[Row, ...]
     time_ns: float
+    phase_sums: tuple[PhaseSum, ...] = ()
 
     @property
     def totals(self) -> dict[str, float]:
+        """The sums of the layers; "waterline" is the computational efficiency that the layers' bounds allow."""
         flops = sum(row.flops for row in self.rows)
         moved = sum(row.bytes for row in self.rows)
         bound = sum(row.bound_ns for row in self.rows)
@@ -90,36 +100,71 @@ class Report:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        plain = {key: value for key, value in asdict(self).items() if key not in ("rows", "time_ns")}
-        return plain | {"rows": [asdict(row) for row in self.rows], "totals": self.totals}
+        """Plain values. A row's "phases" and "phase_sums" are lists, empty where no layer has phases."""
+        plain = {key: value for key, value in asdict(self).items() if key not in ("rows", "time_ns", "phase_sums")}
+        return plain | {
+            "rows": [_with_phases(row) for row in self.rows],
+            "totals": self.totals,
+            "phase_sums": [_with_phases(group) for group in self.phase_sums],
+        }
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1)
 
-    def to_csv(self) -> str:
+    def to_csv(self, *, phases: bool = False) -> str:
+        """One line a layer. With `phases` a column of that name, and behind a layer a line for each of its phases."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+        fields = (FIELDS[0], "phase", *FIELDS[1:]) if phases else FIELDS
+        writer = csv.DictWriter(out, fields, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
+        for row in self.rows:
+            writer.writerow(asdict(row) | {"phase": ""})
+            if phases:
+                writer.writerows(self._as_layer(row, phase) for phase in row.phases)
         return out.getvalue()
 
-    def to_markdown(self) -> str:
+    def to_markdown(self, *, phases: bool = True) -> str:
+        """One line a layer and, with `phases`, one a phase behind it."""
         lines = ["| " + " | ".join(_HEADINGS) + " |", "|:--|:--|:--|" + "--:|" * (len(_HEADINGS) - 3)]
-        lines += ["| " + " | ".join(cells) + " |" for cells in self._cells()]
-        return "\n".join(lines)
+        lines += ["| " + " | ".join(cells) + " |" for cells in self._cells(phases, "&nbsp;&nbsp;")]
+        return "\n".join([*lines, *(f"\n{line}" for line in self._sums(phases))])
 
     def __str__(self) -> str:
-        table = [_HEADINGS, *self._cells()]
+        table = [_HEADINGS, *self._cells(True, "  ")]
         widths = [max(len(cells[i]) for cells in table) for i in range(len(_HEADINGS))]
         lines = [
             "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
             for cells in table
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._sums(True)])
 
-    def _cells(self) -> list[tuple[str, ...]]:
+    def _as_layer(self, row: Row, phase: PhaseRow) -> dict[str, Any]:
+        """A phase in the fields of its layer, with the operations that it executes and its own bound."""
+        return {
+            "name": row.name,
+            "phase": phase.name,
+            "shape": row.shape,
+            "algorithm": row.algorithm,
+            "time_ns": phase.time_ns,
+            "flops": phase.flops,
+            "bytes": phase.bytes,
+            "operational_intensity": _ratio(phase.flops, phase.bytes),
+            "effective_flops_per_s": phase.flops_per_s,
+            "computational_efficiency": phase.flops_per_s / self.peak_flops_per_s,
+            "bound_ns": phase.bound_ns,
+        }
+
+    def _sums(self, phases: bool) -> list[str]:
+        return [describe(_with_phases(group)) for group in self.phase_sums] if phases else []
+
+    def _cells(self, phases: bool, indent: str) -> list[tuple[str, ...]]:
         totals = self.totals
-        cells = [_row_cells(row.name, row.shape, row.algorithm, asdict(row)) for row in self.rows]
+        cells = []
+        for row in self.rows:
+            cells.append(_row_cells(row.name, row.shape, row.algorithm, asdict(row)))
+            for phase in row.phases if phases else ():
+                share = f"{100 * phase.share:.1f} % of it"
+                cells.append(_row_cells(indent + phase.name, share, "", self._as_layer(row, phase)))
         name = f"total, {self.threads} thread{'s' if self.threads > 1 else ''}"
         cells.append(_row_cells(name, "", f"waterline {100 * totals['waterline']:.1f} %", totals))
         return cells
@@ -144,26 +189,68 @@ def _row_cells(name: str, shape: str, algorithm: str, values: dict[str, float]) 
     )
 
 
-def report(plan: Plan, samples: np.ndarray, calls: Sequence[tuple[int, str]], machine: Machine, threads: int) -> Report:
+def _with_phases(group: Row | PhaseSum) -> dict[str, Any]:
+    values = asdict(group)
+    return values | {"phases": list(values["phases"])}
+
+
+def describe(group: Mapping[str, Any]) -> str:
+    """A `PhaseSum`'s dictionary in a line: each phase's share, and how near it is to what limits it."""
+    limits = {"peak": "peak", "l2": "L2 bandwidth"}
+    phases = ", ".join(
+        f"{phase['name']} {100 * phase['share']:.1f} % ({100 * phase['efficiency']:.0f} % of {limits[phase['limit']]})"
+        for phase in group["phases"]
+    )
+    return f"{group['algorithm']}, {group['layers']} layer{'s' if group['layers'] > 1 else ''}: {phases}"
+
+
+def measure(program: Program, inputs: Sequence[np.ndarray], threads: int, seconds: float) -> Report:
+    """Runs a program once to warm up, then for about `seconds` and at least once: the report of these runs."""
+    times = np.zeros((len(program.calls) + 1, 2), np.int64)
+    ticks = np.zeros(len(program.counters), np.int64)
+    samples: list[np.ndarray] = []
+    counted: list[np.ndarray] = []
+    program.run(inputs, threads)
+    deadline = time.monotonic() + seconds
+    while not samples or time.monotonic() < deadline:
+        times[:] = 0
+        program.run(inputs, threads, times, ticks)
+        moments = times[:, 0] * 10**9 + times[:, 1]
+        moments = np.maximum.accumulate(moments)  # a call without items has no moment of its own
+        samples.append(np.diff(moments))
+        counted.append(ticks.copy())
+    return report(program, np.array(samples), np.array(counted), threads)
+
+
+def report(program: Program, samples: np.ndarray, ticks: np.ndarray, threads: int) -> Report:
     """A report from measured times.
 
     Args:
         samples: (runs, calls) nanoseconds of each kernel call.
-        calls: for each call its step and the name of its phase ("" where the step has one call).
-        machine: gives peak and bandwidth for `threads` cores.
+        ticks: (runs, counters) of the kernels' clocks.
+        threads: how many ran; the program's machine gives peak and bandwidth of so many cores.
     """
-    peak = machine.peak(threads)
-    rate = machine.bytes_per_s("dram", threads)
-    by_call = np.median(samples, axis=0) if len(samples) else np.zeros(len(calls))
-    times = np.zeros(len(plan.steps))
-    for (step, _), time_ns in zip(calls, by_call, strict=True):
-        times[step] += time_ns
-    rows = tuple(_row(step, float(t), machine, threads) for step, t in zip(plan.steps, times, strict=True))
-    total = float(np.median(samples.sum(axis=1))) if len(samples) else 0.0
-    return Report(plan.network, machine.name, threads, len(samples), peak, rate, rows, total)
+    plan, machine = program.plan, program.machine
+    owners = np.array([call for call, _ in program.counters], np.int64)
+    calls: list[list[tuple[Call, float, np.ndarray]]] = [[] for _ in plan.steps]
+    for i, (bound, time_ns) in enumerate(zip(program.calls, np.median(samples, axis=0), strict=True)):
+        calls[bound.step].append((bound.call, float(time_ns), ticks[:, owners == i]))
+    rows = tuple(_row(step, timed, machine, threads) for step, timed in zip(plan.steps, calls, strict=True))
+    return Report(
+        network=plan.network,
+        machine=machine.name,
+        threads=threads,
+        runs=len(samples),
+        peak_flops_per_s=machine.peak(threads),
+        bytes_per_s=machine.bytes_per_s("dram", threads),
+        rows=rows,
+        time_ns=float(np.median(samples.sum(axis=1))),
+        phase_sums=sum_phases(((row.algorithm, row.phases) for row in rows), machine, threads),
+    )
 
 
-def _row(step: Step, time_ns: float, machine: Machine, threads: int) -> Row:
+def _row(step: Step, calls: list[tuple[Call, float, np.ndarray]], machine: Machine, threads: int) -> Row:
+    time_ns = sum(called_ns for _, called_ns, _ in calls)
     flops = step.spec.flops if step.spec else 0
     moved = step_bytes(step)
     bound = bound_ns(step, machine, threads)
@@ -178,6 +265,7 @@ def _row(step: Step, time_ns: float, machine: Machine, threads: int) -> Row:
         effective_flops_per_s=_ratio(flops * 1e9, time_ns),
         computational_efficiency=_ratio(flops * 1e9, time_ns * machine.peak(threads)),
         bound_ns=bound,
+        phases=phase_rows(step, phase_times(calls), machine, threads),
     )
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from waterline import operators
 from waterline.algorithms import by_name
 from waterline.codegen.cpu import walker
-from waterline.codegen.cpu.kernel import Call, Input, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.clock import COUNTER_BYTES
+from waterline.codegen.cpu.kernel import Call, Clock, Input, Number, Output, Packed, Workspace
 from waterline.codegen.cpu.memory import address, aligned_bytes, aligned_copy
 from waterline.machine import Machine
 from waterline.planner import Plan, Step, Storage, views_of
@@ -22,6 +23,9 @@ from waterline.runtime.team import team
 from waterline.runtime.weights import PackedWeights
 
 ELEM_BYTES = 4
+# Roots of memory that a context brings along; all others are names of the plan's buffers.
+ARENA = ""
+COUNTERS = "\0counters"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Program:
         self._cache = cache
         self._keep: list[np.ndarray] = []
         self.calls: list[BoundCall] = []
+        self.counters: list[tuple[int, str]] = []  # the call and the phase of each
         weights.prepare(plan.steps)
         for index, step in enumerate(plan.steps):
             self._bind(index, step, weights)
@@ -84,13 +89,16 @@ class Program:
                     case Packed(name):
                         words.append(address(packed[name]))
                     case Workspace(name):
-                        words.append(("", workspaces[name]))
+                        words.append((ARENA, workspaces[name]))
                     case Number(value):
                         words.append(value)
+                    case Clock(phases):
+                        words.append((COUNTERS, len(self.counters) * COUNTER_BYTES))
+                        self.counters += [(len(self.calls), phase) for phase in phases]
             self.calls.append(BoundCall(index, call, tuple(words)))
 
     def _place(self, storage: Storage, weights: PackedWeights) -> int | tuple[str, int]:
-        """An address, or a root (the arena's is "") and bytes from it."""
+        """An address, or a root and bytes from it."""
         buffer = self.plan.buffers[storage.root]
         offset = storage.offset * ELEM_BYTES
         if buffer.kind == "constant":
@@ -98,20 +106,27 @@ class Program:
             self._keep.append(array)
             return address(array) + offset
         if buffer.kind == "arena":
-            return "", buffer.offset_bytes + offset
+            return ARENA, buffer.offset_bytes + offset
         return storage.root, offset
 
     # ---- running ------------------------------------------------------------------------------------------------
-    def run(self, inputs: Sequence[np.ndarray], num_threads: int, times: np.ndarray | None = None) -> list[np.ndarray]:
+    def run(
+        self,
+        inputs: Sequence[np.ndarray],
+        num_threads: int,
+        times: np.ndarray | None = None,
+        ticks: np.ndarray | None = None,
+    ) -> list[np.ndarray]:
         """Runs once. `inputs` are float32, C-contiguous, of the plan's shapes; returns new arrays.
 
         `times`, an int64 array of shape (calls + 1, 2), receives (seconds, nanoseconds) of a monotonic clock: row 0 at
-        the start, row i + 1 when call i was done.
+        the start, row i + 1 when call i was done. `ticks`, int64 of shape (len(counters),), receives what all threads
+        together counted in this run.
         """
         outputs = [np.empty(shape, np.float32) for _, shape in self.plan.outputs]
         context = self._borrow()
         try:
-            context.run(inputs, outputs, num_threads, times)
+            context.run(inputs, outputs, num_threads, times, ticks)
         finally:
             self._give_back(context)
         return outputs
@@ -137,15 +152,17 @@ class Context:
         self._program = program
         plan, calls = program.plan, program.calls
         self._arena = aligned_bytes(max(plan.arena_bytes, 1))
-        arena = address(self._arena)
+        counters = aligned_bytes(max(len(program.counters), 1) * COUNTER_BYTES)
+        self._counters = counters.view(np.int64).reshape(-1, COUNTER_BYTES // 8)[:, 0]
+        own = {ARENA: address(self._arena), COUNTERS: address(self._counters)}
         self._args = [np.zeros(len(bound.words), np.int64) for bound in calls]
         self._roots: dict[str, list[tuple[np.ndarray, int, int]]] = {}
         for args, bound in zip(self._args, calls, strict=True):
             for i, word in enumerate(bound.words):
                 if isinstance(word, int):
                     args[i] = word
-                elif word[0] == "":
-                    args[i] = arena + word[1]
+                elif word[0] in own:
+                    args[i] = own[word[0]] + word[1]
                 else:
                     self._roots.setdefault(word[0], []).append((args, i, word[1]))
         self._steps = aligned_bytes(max(len(calls), 1) * walker.STEP_BYTES).view(np.int64).reshape(-1, 8)
@@ -176,6 +193,7 @@ class Context:
         outputs: Sequence[np.ndarray],
         num_threads: int,
         times: np.ndarray | None,
+        ticks: np.ndarray | None,
     ) -> None:
         for patches, array in zip(self._inputs, inputs, strict=True):
             base = array.ctypes.data
@@ -195,7 +213,11 @@ class Context:
         job[walker.JOB_NEXT // 8] = self._first << 32
         if times is not None:
             times[0] = divmod(time.monotonic_ns(), 10**9)
+        if ticks is not None:
+            self._counters[:] = 0
         threads.run(self._job_address)
+        if ticks is not None:
+            ticks[:] = self._counters[: len(ticks)]
 
     def _prepare(self, num_threads: int) -> None:
         program, job = self._program, self._job
