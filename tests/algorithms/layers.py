@@ -19,8 +19,9 @@ import pytest
 
 from algorithms.guards import Guarded, GuardedTensor
 from waterline.algorithms import Implementation, Views, by_name
+from waterline.codegen.cpu.clock import COUNTER_BYTES
 from waterline.codegen.cpu.jit import Library, compile_object
-from waterline.codegen.cpu.kernel import Call, Input, Kernel, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.kernel import Call, Clock, Input, Kernel, Number, Output, Packed, Workspace
 from waterline.machine import ISAS, Machine, detect
 from waterline.reference import compare, conv2d, conv_bound
 from waterline.spec import ConvSpec, TensorView, channels_last
@@ -228,6 +229,9 @@ class Run:
                     words.append(self.memory[name].address)
                 case Number(value):
                     words.append(value)
+                case Clock(phases):
+                    size = len(phases) * COUNTER_BYTES
+                    words.append(self._block(f"clock {number}", size, aligned=True).address)
         args = (ctypes.c_int64 * len(words))(*words)
         scratch = self._block(f"scratch {number}", -(-call.scratch_bytes // 64) * 64, aligned=True)
         function = ENTRY(link(call.kernel, self.case.machine))

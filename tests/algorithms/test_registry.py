@@ -11,8 +11,9 @@ from algorithms.layers import KERNELS, dense
 from waterline.algorithms import REGISTRY, REGISTRY_CONFIGS, Algorithm, Views, by_name
 from waterline.algorithms.blocking import GemmConfig
 from waterline.codegen.cpu.jit import compile_object
-from waterline.codegen.cpu.kernel import Input, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.kernel import Clock, Input, Number, Output, Packed, Workspace
 from waterline.machine import CATALOGUE, Machine
+from waterline.runtime.phases import timed_phases
 from waterline.spec import Activation, ConvSpec, Epilogue
 
 FULL = Epilogue(bias=True, before=Activation("relu"), residual=True)
@@ -114,7 +115,25 @@ def test_calls_name_only_what_there_is(algorithm: Algorithm, machine: Machine):
                     case Workspace(name):
                         assert implementation.workspaces[name] > 0
                     case _:
-                        assert isinstance(arg, Number | Output)
+                        assert isinstance(arg, Number | Output | Clock)
+
+
+@every_machine
+@every_algorithm
+def test_phases_cover_the_layer(algorithm: Algorithm, machine: Machine):
+    """An algorithm that states phases times each of them, and nothing else: what `profile` shows adds up."""
+    for spec in served(algorithm, machine):
+        for config in algorithm.configs(spec, machine):
+            phases = algorithm.phases(spec, config, machine)
+            if not phases:
+                continue
+            calls = algorithm.implement(spec, config, views_of(spec), machine).calls
+            timed = [timed_phases(call) for call in calls]
+            assert all(timed), f"{spec.id} {config}: a call without a name"
+            assert {name for names in timed for name in names} == {phase.name for phase in phases}
+            assert len({phase.name for phase in phases}) == len(phases)
+            assert all(phase.flops >= 0 and phase.bytes >= 0 for phase in phases)
+            assert any(phase.flops > 0 for phase in phases)
 
 
 @every_algorithm
