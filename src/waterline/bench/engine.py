@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from waterline.errors import InvalidArgument
+
 Model = Any  # an onnx.ModelProto, or the path of a file
+
+
+class CannotServe(InvalidArgument):
+    """An engine has no way to run this network or this batch. A comparison goes on without it, and says so."""
 
 
 @dataclass(frozen=True)

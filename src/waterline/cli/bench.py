@@ -13,7 +13,7 @@ from typing import Any
 from waterline.api import environment
 from waterline.bench import ours, peers, records
 from waterline.bench.comparison import compare, measure_kernels
-from waterline.bench.engine import Engine, Meter, Task
+from waterline.bench.engine import CannotServe, Engine, Meter, Task
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.bench.workload import Workload, flops
@@ -150,7 +150,11 @@ def _engines(
         raise Refused(f"{name}: no algorithm that was asked for serves this layer", "leave --algorithm out")
     for peer in vs:
         progress.show(f"{name}: preparing {peer}")
-        engines[peer] = peers.prepare(peer, task)
+        try:
+            engines[peer] = peers.prepare(peer, task)
+        except CannotServe as reason:
+            progress.say(f"{name}: {peer} is left out: {reason.message}")
+            continue
         if is_layer and (meter := peers.meter(peer, task)) is not None:
             meters[peer] = meter
     return engines, labels, meters

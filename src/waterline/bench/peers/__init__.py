@@ -13,6 +13,7 @@ from waterline.errors import InvalidArgument
 PEERS = {
     "onnxruntime": ("onnxruntime_peer", "onnxruntime", "pip install 'waterline[peers]'"),
     "openvino": ("openvino_peer", "openvino", "pip install 'waterline[peers]'"),
+    "ncnn": ("ncnn_peer", "ncnn", "pip install 'waterline[peers]'"),
     "torch": ("torch_peer", "torch", "pip install 'waterline[torch]'"),
     "inductor": ("inductor_peer", "torch", "pip install 'waterline[torch]'"),
 }
@@ -36,6 +37,7 @@ def prepare(name: str, task: Task) -> Engine:
 
     Raises:
         InvalidArgument: no such peer, or its package is not installed.
+        CannotServe: the peer has no way to run this network or this batch.
     """
     return _module(name).prepare(task)
 
