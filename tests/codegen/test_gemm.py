@@ -58,7 +58,6 @@ class Problem:
         k = self.kernel
         if self.offsets is None:
             spread = np.full((self.images, self.rows, k.row_stride_elems), np.nan, np.float32)
-            assert k.runs == 1
             flat = self.a.reshape(self.images, self.rows, -1)
             spread[:, :, : flat.shape[2]] = flat
             return spread.reshape(self.images, -1)
@@ -138,7 +137,17 @@ KERNELS = {
     "block of one tile": replace(BASE, block_tiles=1),
     "any tails": replace(BASE, tile=Tile(6, 1, 2), tails=any_tails(6)),
     "a tail only": replace(BASE, tile=Tile(9, 1, 2), tails=(8,)),
-    "prefetching": replace(BASE, prefetch_bytes=4096),
+    "prefetching": replace(BASE, prefetch_passes=2),
+    "chunks": replace(BASE, runs=5, run_elems=7, row_stride_elems=40, chunk_runs=2, prefetch_passes=3),
+    "chunks of one run, with an epilogue": replace(
+        BASE,
+        runs=3,
+        row_stride_elems=64,
+        chunk_runs=1,
+        residual_stride_elems=21,
+        epilogue=Epilogue(bias=True, residual=True, after=Activation("relu")),
+    ),
+    "chunks of a table": replace(BASE, runs=5, row_stride_elems=0, chunk_runs=2, prefetch_passes=1),
     "epilogue": replace(
         BASE, residual_stride_elems=21, epilogue=Epilogue(bias=True, residual=True, after=Activation("relu"))
     ),

@@ -12,7 +12,11 @@ TILE_CYCLES = 24.0
 ROW_POINTER_CYCLES = 1.0
 
 # With more tiles of rows than this over each panel, the time its weights take to arrive does not matter.
-PREFETCH_TILES = 24
+PREFETCH_TILES = 40
+# Weights that come from far are multiplied in chunks of the depth: a chunk in use and the next one, on its way, fill a
+# quarter of the second-level cache. Shorter chunks than so many elements spend too much on their sums.
+CHUNKS_OF_L2 = 8
+LEAST_CHUNK_ELEMS = 96
 # The part of a shorter stream (arithmetic, memory) that does not hide behind the longest.
 NOT_HIDDEN = 0.3
 
@@ -43,18 +47,38 @@ class Product:
 
 @dataclass(frozen=True)
 class GemmConfig:
-    """A blocking: the register tile, main tiles in a block of rows, and whether panels are the outer loop."""
+    """A blocking: the register tile, main tiles in a block of rows, whether panels are the outer loop, and how much of
+    the depth is multiplied at a time while the weights of the next such chunk are on their way (0: all of it)."""
 
     rows: int
     vectors: int
     unroll: int
     block_tiles: int
     panel_outer: bool
-    prefetch_bytes: int = 0
+    chunk_elems: int = 0
 
     @property
     def tile(self) -> Tile:
         return Tile(self.rows, self.vectors, self.unroll)
+
+    def chunking(self, product: Product) -> Chunking:
+        """How the kernel walks the depth of `product`."""
+        if not self.chunk_elems:
+            return Chunking(product.runs, product.run_elems)
+        passes = -(-product.rows // self.rows)
+        if product.has_table:
+            return Chunking(product.runs, product.run_elems, max(1, self.chunk_elems // product.run_elems), passes)
+        return Chunking(product.depth // self.chunk_elems, self.chunk_elems, 1, passes)
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """The depth as runs, runs of a chunk, and passes over which the request for the next chunk is spread."""
+
+    runs: int
+    run_elems: int
+    chunk_runs: int = 0
+    prefetch_passes: int = 0
 
 
 def clock_hz(machine: Machine) -> float:
@@ -135,19 +159,25 @@ def gemm_configs(product: Product, machine: Machine, count: int = 4) -> list[Gem
 def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
     """Blocks of rows: what stays in the second-level cache while all panels pass over it, or the other way round."""
     full = max(1, product.rows // tile.rows)
-    if product.weight_bytes <= machine.l2_bytes // 2:
-        budget = machine.l2_bytes // 4
-        block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
-        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, full, 16), False)
-    ahead = prefetch_distance(product, tile, machine)
-    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True, ahead)
+    is_large = product.weight_bytes > machine.l2_bytes // 2
+    if product.rows <= PREFETCH_TILES * tile.rows and product.weight_bytes > machine.l2_bytes // 16:
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, full, True, chunk_elems(product, tile, machine))
+    if is_large:
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True)
+    budget = machine.l2_bytes // 4
+    block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
+    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, full, 16), False)
 
 
-def prefetch_distance(product: Product, tile: Tile, machine: Machine) -> int:
-    """One panel, where weights come from beyond the second-level cache and few rows pass over each panel; else 0."""
-    panel_bytes = product.depth * tile.vectors * machine.vector_bytes
-    few = product.rows <= PREFETCH_TILES * tile.rows
-    return panel_bytes if few and panel_bytes <= machine.l2_bytes // 2 else 0
+def chunk_elems(product: Product, tile: Tile, machine: Machine) -> int:
+    """Elements of a chunk of the depth: whole runs through a table; else the longest that divides the depth evenly."""
+    most = machine.l2_bytes // CHUNKS_OF_L2 // (tile.vectors * machine.vector_bytes)
+    if product.has_table:
+        return max(1, most // product.run_elems) * product.run_elems
+    for chunk in range(min(most, product.depth) // tile.unroll * tile.unroll, LEAST_CHUNK_ELEMS - 1, -tile.unroll):
+        if product.depth % chunk == 0:
+            return chunk
+    return product.depth
 
 
 def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: float) -> float:

@@ -60,9 +60,10 @@ class DirectGemm(Algorithm):
     def implement(self, spec: ConvSpec, config: GemmConfig, views: Views, machine: Machine) -> Implementation:
         merged = _is_merged(spec)
         rows = spec.h * spec.w
+        chunking = config.chunking(_product(spec))
         kernel = GemmKernel(
-            runs=1,
-            run_elems=spec.c,
+            runs=chunking.runs,
+            run_elems=chunking.run_elems,
             columns=spec.k,
             groups=1,
             tile=config.tile,
@@ -73,7 +74,8 @@ class DirectGemm(Algorithm):
             y_stride_elems=pixel_stride(views.y),
             residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
             epilogue=spec.epilogue,
-            prefetch_bytes=config.prefetch_bytes,
+            chunk_runs=chunking.chunk_runs,
+            prefetch_passes=chunking.prefetch_passes,
         )
         images, image_rows = (1, spec.n * rows) if merged else (spec.n, rows)
         blocks = max(1, -(-(image_rows // config.rows) // config.block_tiles))

@@ -56,9 +56,10 @@ class Im2col(Algorithm):
             chunk=chunk_items(spec.n * product.rows, seconds / 4),
             phase="patches",
         )
+        chunking = config.chunking(product)
         kernel = GemmKernel(
-            runs=1,
-            run_elems=product.depth,
+            runs=chunking.runs,
+            run_elems=chunking.run_elems,
             columns=spec.k,
             groups=1,
             tile=config.tile,
@@ -69,7 +70,8 @@ class Im2col(Algorithm):
             y_stride_elems=pixel_stride(views.y),
             residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
             epilogue=spec.epilogue,
-            prefetch_bytes=config.prefetch_bytes,
+            chunk_runs=chunking.chunk_runs,
+            prefetch_passes=chunking.prefetch_passes,
         )
         rows = Rows.of_images(spec.n, product.rows, config)
         left = LeftOperand(Workspace("patches"), product.rows * product.depth)

@@ -14,6 +14,8 @@ Work: the direct algorithm's multiply-adds. Numerics: one chain of multiply-adds
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
@@ -91,9 +93,12 @@ def indirect_call(spec: ConvSpec, config: GemmConfig, views: Views, machine: Mac
     """The call of the GEMM kernel through the indirection buffer, for any number of groups."""
     merged = merges_rows(spec, views.x)
     rows = spec.p * spec.q
+    runs, run = (spec.r, spec.s * spec.c) if merged else (spec.taps, spec.group_c)
+    product = replace(product_of(spec), runs=runs, run_elems=run)
+    chunking = config.chunking(product)
     kernel = GemmKernel(
-        runs=spec.r if merged else spec.taps,
-        run_elems=spec.s * spec.c if merged else spec.group_c,
+        runs=runs,
+        run_elems=run,
         columns=spec.group_k,
         groups=spec.groups,
         tile=config.tile,
@@ -104,7 +109,8 @@ def indirect_call(spec: ConvSpec, config: GemmConfig, views: Views, machine: Mac
         y_stride_elems=pixel_stride(views.y),
         residual_stride_elems=pixel_stride(views.residual) if views.residual else 0,
         epilogue=spec.epilogue,
-        prefetch_bytes=config.prefetch_bytes,
+        chunk_runs=chunking.chunk_runs,
+        prefetch_passes=chunking.prefetch_passes,
     )
     left = LeftOperand(Input(0), views.x.strides[0], Packed("table"), Packed("zero"))
     return gemm_call(kernel, spec, views, machine, Rows.of_images(spec.n, rows, config), seconds, left)

@@ -27,7 +27,6 @@ from waterline.algorithms.blocking import (
     Product,
     clock_hz,
     overlapped,
-    prefetch_distance,
     product_cycles,
     tiles,
     weight_seconds,
@@ -186,9 +185,7 @@ class _Layer:
             y_stride_elems=self.variant.tile_stride(spec.k),
             residual_stride_elems=0,
             epilogue=Epilogue(),
-            prefetch_bytes=0
-            if config.block_tiles
-            else prefetch_distance(_product(spec, self.tiles), config.tile, machine),
+            prefetch_passes=0 if config.block_tiles else min(-(-_tiles(spec, self.variant) // config.rows), 8),
         )
         residual = views.residual
         self.bias: Arg = Packed("bias") if spec.epilogue.bias else Number(0)

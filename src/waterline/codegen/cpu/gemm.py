@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 
 from waterline.codegen.cpu import epilogue
-from waterline.codegen.cpu.emitter import CACHE_LINE_BYTES, F32, I32, I64, PTR, Emitter, Value
+from waterline.codegen.cpu.emitter import CACHE_LINE_BYTES, F32, I1, I32, I64, PTR, Emitter, Value
 from waterline.codegen.cpu.kernel import Kernel
 from waterline.codegen.cpu.memory import aligned_zeros
 from waterline.machine import Machine
@@ -60,8 +60,11 @@ class GemmKernel(Kernel):
         block_tiles: main tiles in a block of rows.
         row_stride_elems: distance of rows of `a`; 0 where the table gives them. Rows of one run are contiguous.
         y_stride_elems, residual_stride_elems: distance of rows of the output and of the residual.
-        prefetch_bytes: how far ahead of itself a tile asks for weights; 0: it does not. The distance of a panel brings
-            the next panel into the second-level cache while this one is multiplied.
+        chunk_runs: runs that all rows of a block pass through before the next runs; 0: all. Between chunks the sums
+            rest in y. So weights that come from far are used from the second-level cache by all rows but the first.
+        prefetch_passes: over how many tiles of rows the request for the next chunk of weights is spread, so that it
+            arrives evenly while this one is multiplied; 0: weights are not asked for ahead of their use.
+        group_elems: distance of the rows of neighbouring groups; 0: run_elems.
     """
 
     runs: int
@@ -76,11 +79,25 @@ class GemmKernel(Kernel):
     y_stride_elems: int
     residual_stride_elems: int
     epilogue: Epilogue
-    prefetch_bytes: int = 0
+    chunk_runs: int = 0
+    prefetch_passes: int = 0
+    group_elems: int = 0
 
     @property
     def has_table(self) -> bool:
         return self.row_stride_elems == 0
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the sums of a tile rest in y between chunks of the depth."""
+        return 0 < self.chunk_runs < self.runs
+
+    def prefetch_lines(self, vectors: int, vector_bytes: int) -> int:
+        """Cache lines that a tile asks for in each unrolled step, a panel being `vectors` wide."""
+        if not self.prefetch_passes:
+            return 0
+        step_bytes = min(self.tile.unroll, self.run_elems) * vectors * vector_bytes
+        return -(-step_bytes // (CACHE_LINE_BYTES * self.prefetch_passes))
 
     # ---- panels -------------------------------------------------------------------------------------------------
     def panel_columns(self, lanes: int) -> int:
@@ -124,7 +141,10 @@ class GemmKernel(Kernel):
             group = e.div(panel_index, panels)
             panel = e.mod(panel_index, panels)
             column = e.add(e.mul(group, self.columns), e.mul(panel, width))
-            x = e.at(words[X], e.add(e.mul(image, words[X_IMAGE]), e.mul(group, self.run_elems * ELEM_BYTES)))
+            x = e.at(
+                words[X],
+                e.add(e.mul(image, words[X_IMAGE]), e.mul(group, (self.group_elems or self.run_elems) * ELEM_BYTES)),
+            )
             weights = e.at(words[PANELS], e.add(e.mul(group, group_bytes), e.mul(panel, width * depth * ELEM_BYTES)))
             bias = e.at(words[BIAS], e.mul(column, ELEM_BYTES)) if self.epilogue.bias else words[BIAS]
             y = e.at(words[Y], e.add(e.mul(image, words[Y_IMAGE]), e.mul(column, ELEM_BYTES)))
@@ -154,27 +174,69 @@ class GemmKernel(Kernel):
         y: Value,
         residual: Value,
     ) -> None:
-        """The main tiles of a block of rows and, in the last block, the rows that are left."""
+        """All rows of a block, chunk of depth by chunk of depth."""
+        vectors = -(-columns // e.lanes)
+        if not self.is_chunked:
+            chunk = Chunk(weights, words[TABLE], x, None, None, None)
+            self._emit_chunk(e, tiles, columns, words, block, chunk, bias, y, residual)
+            return
+        chunks = -(-self.runs // self.chunk_runs)
+        with e.loop(0, chunks, name="chunk") as i:
+            run = e.mul(i, self.chunk_runs)
+            chunk = Chunk(
+                weights=e.at(weights, e.mul(run, self.run_elems * vectors * e.lanes * ELEM_BYTES)),
+                table=words[TABLE],
+                x=x if self.has_table else e.at(x, e.mul(run, self.run_elems * ELEM_BYTES)),
+                run=run,
+                runs=e.minimum(self.chunk_runs, e.sub(self.runs, run)),
+                is_last=e.builder.icmp_unsigned("==", i, e.index(chunks - 1)),
+            )
+            self._emit_chunk(e, tiles, columns, words, block, chunk, bias, y, residual)
 
-        def call(height: int, row: Value) -> None:
+    def _emit_chunk(
+        self,
+        e: Emitter,
+        tiles: dict[tuple[int, int], ir.Function],
+        columns: int,
+        words: dict[int, Value],
+        block: Value,
+        chunk: Chunk,
+        bias: Value,
+        y: Value,
+        residual: Value,
+    ) -> None:
+        """The main tiles of a block of rows and, in the last block, the rows that are left."""
+        vectors = -(-columns // e.lanes)
+        lines = self.prefetch_lines(vectors, e.machine.vector_bytes)
+        chunk_elems = (self.chunk_runs if self.is_chunked else self.runs) * self.run_elems
+        pass_bytes = chunk_elems // min(self.tile.unroll, self.run_elems) * lines * CACHE_LINE_BYTES
+        following = e.at(chunk.weights, chunk_elems * vectors * e.lanes * ELEM_BYTES)
+
+        def call(height: int, row: Value, number: Value) -> None:
+            data, table = chunk.x, chunk.table
             if self.has_table:
-                data = x
-                table = e.at(words[TABLE], e.mul(row, self.runs * 4))
+                table = e.at(table, e.mul(row, self.runs * 4))
+                if chunk.run is not None:
+                    table = e.at(table, e.mul(chunk.run, height * 4))
             else:
-                data = e.at(x, e.mul(row, self.row_stride_elems * ELEM_BYTES))
-                table = words[TABLE]
+                data = e.at(data, e.mul(row, self.row_stride_elems * ELEM_BYTES))
             out = e.at(y, e.mul(row, self.y_stride_elems * ELEM_BYTES))
             added = residual
             if self.epilogue.residual:
                 added = e.at(residual, e.mul(row, self.residual_stride_elems * ELEM_BYTES))
-            e.builder.call(tiles[height, columns], [data, table, words[ZERO], weights, bias, out, added])
+            arguments = [data, table, words[ZERO], chunk.weights, bias, out, added]
+            if lines:
+                arguments.append(e.at(following, e.mul(number, pass_bytes)))
+            if self.is_chunked:
+                arguments += [chunk.runs, e.builder.icmp_unsigned("==", chunk.run, e.index(0)), chunk.is_last]
+            e.builder.call(tiles[height, columns], arguments)
 
         main = self.tile.rows
         full = e.div(words[ROWS], main)
         first = e.mul(block, self.block_tiles)
         last = e.minimum(full, e.add(first, self.block_tiles))
         with e.loop(first, last, name="tile") as tile:
-            call(main, e.mul(tile, main))
+            call(main, e.mul(tile, main), e.sub(tile, first))
         if not self.tails:
             return
         with e.when(e.builder.icmp_unsigned("==", e.add(block, 1), words[BLOCKS])):
@@ -182,8 +244,20 @@ class GemmKernel(Kernel):
             for height in self.tails:
                 count = e.div(e.sub(words[ROWS], row), height)
                 with e.loop(0, count, name="tail") as i:
-                    call(height, e.add(row, e.mul(i, height)))
+                    call(height, e.add(row, e.mul(i, height)), e.sub(last, first))
                 row = e.add(row, e.mul(count, height))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Where a chunk of the depth begins: its weights, the table, the rows; and of all runs its first and how many."""
+
+    weights: Value
+    table: Value
+    x: Value
+    run: Value
+    runs: Value
+    is_last: Value
 
 
 class TileFunction:
@@ -204,29 +278,65 @@ class TileFunction:
         self.columns = columns
         self.vectors = vectors
         name = f"{entry.function.name}_tile{rows}x{columns}"
-        self.e = Emitter(entry.module, entry.machine, name, [PTR] * 7, internal=True, noinline=True)
+        self.lines = kernel.prefetch_lines(vectors, entry.machine.vector_bytes)
+        parameters = [PTR] * 7 + [PTR] * (self.lines > 0) + [I64, I1, I1] * kernel.is_chunked
+        self.e = Emitter(entry.module, entry.machine, name, parameters, internal=True, noinline=True)
 
     def emit(self) -> ir.Function:
         e, kernel = self.e, self.kernel
-        x, table, zero, weights, bias, y, residual = e.arguments
-        sums = [e.splat(0.0)] * (self.vectors * self.rows)
-        if kernel.runs == 1:
-            _, sums = self._run(self._row_addresses(x, table, zero), weights, sums)
-        else:
-            with e.carried_loop(0, kernel.runs, 1, [weights, table, *sums], name="run") as loop:
-                panel, offsets, *partial = loop.values
-                addresses = self._row_addresses(x, offsets, zero)
-                panel, partial = self._run(addresses, panel, partial)
-                loop.carry([panel, e.at(offsets, self.rows * 4), *partial])
-            sums = loop.results[2:]
+        x, table, zero, weights, bias, y, residual, *rest = e.arguments
+        ahead = rest.pop(0) if self.lines else weights
         counts = epilogue.vector_counts(self.columns, e.lanes)
+        sums = [e.splat(0.0)] * (self.vectors * self.rows)
+        runs: Value | int = kernel.runs
+        if kernel.is_chunked:
+            runs, is_first, is_last = rest
+            sums = self._resumed(is_first, sums, counts, y)
+        if kernel.runs == 1:
+            _, _, sums = self._run(self._row_addresses(x, table, zero), weights, ahead, sums)
+        else:
+            with e.carried_loop(0, runs, 1, [weights, ahead, x, table, *sums], name="run") as loop:
+                panel, request, data, offsets, *partial = loop.values
+                panel, request, partial = self._run(self._row_addresses(data, offsets, zero), panel, request, partial)
+                if kernel.has_table:
+                    offsets = e.at(offsets, self.rows * 4)
+                else:
+                    data = e.at(data, kernel.run_elems * ELEM_BYTES)
+                loop.carry([panel, request, data, offsets, *partial])
+            sums = loop.results[4:]
         places = [
             epilogue.Place(i * self.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
             for i in range(self.rows)
         ]
-        epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, bias, residual)
+        if not kernel.is_chunked:
+            epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, bias, residual)
+        else:
+            with e.builder.if_else(is_last) as (last, between):
+                with last:
+                    epilogue.store_tile(e, kernel.epilogue, sums, counts, places, y, bias, residual)
+                with between:
+                    epilogue.store_tile(e, Epilogue(), sums, counts, places, y, bias, residual)
         e.finish()
         return e.function
+
+    def _resumed(self, is_first: Value, zeros: list[Value], counts: list[int], y: Value) -> list[Value]:
+        """Zeros in the first chunk, else the sums as the chunk before left them in y."""
+        e, b = self.e, self.e.builder
+        start = b.block
+        with b.if_then(b.not_(is_first)):
+            resting = [
+                e.load_vector(y, (i * self.y_stride_elems + v * e.lanes) * ELEM_BYTES, count)
+                for i in range(self.rows)
+                for v, count in enumerate(counts)
+            ]
+            loaded = b.block
+        sums = []
+        for zero, value in zip(zeros, resting, strict=True):
+            phi = b.phi(zero.type)
+            phi.add_incoming(zero, start)
+            phi.add_incoming(value, loaded)
+            sums.append(phi)
+        return sums
 
     def _row_addresses(self, x: Value, table: Value, zero: Value) -> list[tuple[Value, int]]:
         """For each row its address as (pointer, constant bytes)."""
@@ -241,40 +351,41 @@ class TileFunction:
             addresses.append((e.builder.select(outside, zero, inside), 0))
         return addresses
 
-    def _run(self, rows: list[tuple[Value, int]], panel: Value, sums: list[Value]) -> tuple[Value, list[Value]]:
-        """One run of depth: `sums += a[rows, run] x w[run, panel]`. Returns the panel's next address and the sums."""
+    def _run(
+        self, rows: list[tuple[Value, int]], panel: Value, ahead: Value, sums: list[Value]
+    ) -> tuple[Value, Value, list[Value]]:
+        """One run of depth: `sums += a[rows, run] x w[run, panel]`. Returns the next addresses and the sums."""
         e, length = self.e, self.kernel.run_elems
         unroll = min(self.kernel.tile.unroll, length)
         main = length - length % unroll
         if main == unroll:
-            panel, sums = self._steps(rows, e.index(0), panel, sums, unroll)
+            panel, ahead, sums = self._steps(rows, e.index(0), panel, ahead, sums, unroll)
         else:
-            with e.carried_loop(0, main * ELEM_BYTES, unroll * ELEM_BYTES, [panel, *sums], name="depth") as loop:
-                panel, *partial = loop.values
-                panel, partial = self._steps(rows, loop.index, panel, partial, unroll)
-                loop.carry([panel, *partial])
-            panel, *sums = loop.results
+            carried = [panel, ahead, *sums]
+            with e.carried_loop(0, main * ELEM_BYTES, unroll * ELEM_BYTES, carried, name="depth") as loop:
+                panel, ahead, *partial = loop.values
+                panel, ahead, partial = self._steps(rows, loop.index, panel, ahead, partial, unroll)
+                loop.carry([panel, ahead, *partial])
+            panel, ahead, *sums = loop.results
         if length % unroll:
-            panel, sums = self._steps(rows, e.index(main * ELEM_BYTES), panel, sums, length % unroll)
-        return panel, sums
+            panel, _, sums = self._steps(rows, e.index(main * ELEM_BYTES), panel, ahead, sums, length % unroll)
+        return panel, ahead, sums
 
     def _steps(
-        self, rows: list[tuple[Value, int]], offset: Value, panel: Value, sums: list[Value], count: int
-    ) -> tuple[Value, list[Value]]:
+        self, rows: list[tuple[Value, int]], offset: Value, panel: Value, ahead: Value, sums: list[Value], count: int
+    ) -> tuple[Value, Value, list[Value]]:
         e, sums = self.e, list(sums)
         step_bytes = self.vectors * e.lanes * ELEM_BYTES
+        for line in range(self.lines):
+            e.prefetch(ahead, line * CACHE_LINE_BYTES, locality=2)
         for step in range(count):
             weights = [e.load_vector(panel, step * step_bytes + v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
-            if self.kernel.prefetch_bytes:
-                ahead = self.kernel.prefetch_bytes + step * step_bytes
-                for line in range(0, step_bytes, CACHE_LINE_BYTES):
-                    e.prefetch(panel, ahead + line, locality=2)
             for i, (pointer, constant) in enumerate(rows):
                 value = e.splat(e.load(e.at(pointer, offset), F32, constant + step * ELEM_BYTES))
                 for v in range(self.vectors):
                     at = i * self.vectors + v
                     sums[at] = e.multiply_add(value, weights[v], sums[at])
-        return e.at(panel, count * step_bytes), sums
+        return e.at(panel, count * step_bytes), e.at(ahead, self.lines * CACHE_LINE_BYTES), sums
 
 
 def pack_panels(weight: np.ndarray, groups: int, vectors: int, lanes: int) -> np.ndarray:
