@@ -11,7 +11,7 @@ import functools
 import itertools
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from waterline.codegen.cpu.jit import Library, compile_object
 from waterline.codegen.cpu.kernel import Call, Clock, Input, Kernel, Number, Output, Packed, Workspace
 from waterline.machine import ISAS, Machine, detect
 from waterline.reference import compare, conv2d, conv_bound
-from waterline.spec import ConvSpec, TensorView, channels_last
+from waterline.spec import ConvSpec, Epilogue, TensorView, channels_last
 
 LOCAL = detect()
 IMAGES = 3
@@ -145,9 +145,14 @@ class Data:
 
     def bound(self, spec: ConvSpec, factor: float) -> np.ndarray:
         """For each element; an algorithm with a factor above 1 mixes the pixels of a tile, and with them their errors,
-        so that what the largest pixel is allowed is allowed to all."""
+        so that what the largest pixel is allowed is allowed to all, also where a small image meets few of the taps."""
         bound = conv_bound(spec, self.x, self.weight, factor, bias=self.bias, residual=self.residual)
-        return bound if factor <= 1 else bound.max(axis=(2, 3), keepdims=True)
+        if factor <= 1:
+            return bound
+        reach = tuple(d * (taps - 1) for d, taps in zip(spec.dilation, (spec.r, spec.s), strict=True))
+        mixed = replace(spec, stride=(1, 1), pad=(*reach, *reach), epilogue=Epilogue(bias=spec.epilogue.bias))
+        of_tile = conv_bound(mixed, self.x, self.weight, factor, bias=self.bias)
+        return np.maximum(bound.max(axis=(2, 3), keepdims=True), of_tile.max(axis=(2, 3), keepdims=True))
 
 
 # ---- kernels --------------------------------------------------------------------------------------------------------

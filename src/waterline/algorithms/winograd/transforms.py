@@ -11,46 +11,75 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-Matrix = tuple[tuple[Fraction, ...], ...]
+from waterline.algorithms.winograd.sums import Matrix, program
 
-# Points by count, every one exact in f32, in pairs +-p so that rows share their even and odd parts. Of five points
-# 0, +-5/8, +-3/2 let independent roundings grow 2.7 times in F(4x4,3x3), 0, +-1, +-2 10.5 times (the formula is in
-# `Winograd.tolerance`).
+__all__ = ["POINTS", "Filtering", "Matrix", "filtering", "program"]
+
+def _pairs(*points: str) -> tuple[Fraction, ...]:
+    """0, and each point with its opposite; a point with a sign stands for itself."""
+    found = [Fraction(0)]
+    for point in points:
+        value = Fraction(point)
+        found += [value] if point[0] in "+-" else [value, -value]
+    return tuple(found)
+
+
+# Points by count: of fractions with small terms those that let independent roundings grow least (the formula is in
+# `Winograd.tolerance`; docs/winograd.md has the table). Opposite points share their even and odd parts, inverse ones
+# (2/3 and 3/2) cancel in the coefficients: in F(4x4,3x3) roundings grow 2.4 times with 0, +-2/3, +-3/2, and 10.5 times
+# with 0, +-1, +-2.
 POINTS: dict[int, tuple[Fraction, ...]] = {
     0: (),
-    1: (Fraction(0),),
-    2: (Fraction(0), Fraction(1)),
-    3: (Fraction(0), Fraction(1), Fraction(-1)),
-    4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2)),
-    5: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
-    6: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-1, 2), Fraction(2)),
-    7: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-1, 2), Fraction(2), Fraction(-2)),
+    1: _pairs(),
+    2: _pairs("+1"),
+    3: _pairs("1"),
+    4: _pairs("5/8", "+4/3"),
+    5: _pairs("2/3", "3/2"),
+    6: _pairs("2/3", "1", "+5/2"),
+    7: _pairs("1/2", "1", "2"),
+    8: _pairs("1/2", "1", "2", "+3/4"),
+    9: _pairs("2/5", "3/4", "4/3", "5/2"),
 }
 
 
 @dataclass(frozen=True)
 class Filtering:
-    """The three matrices of F(m, r): `a` is A^T (m x n), `g` is G (n x r), `b` is B^T (n x n)."""
+    """The three matrices of F(m, r): `a` is A^T (m x n), `g` is G (n x r), `b` is B^T (n x inputs).
+
+    `n` multiplications give m outputs, `stride` inputs apart.
+    """
 
     m: int
     r: int
     a: Matrix
     g: Matrix
     b: Matrix
+    stride: int = 1
 
     @property
     def n(self) -> int:
-        """Inputs of a tile, and multiplications."""
-        return self.m + self.r - 1
+        """Multiplications."""
+        return len(self.b)
+
+    @property
+    def inputs(self) -> int:
+        """Inputs that m outputs see."""
+        return (self.m - 1) * self.stride + self.r
 
 
 @cache
-def filtering(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> Filtering:
+def filtering(m: int, r: int, points: tuple[Fraction, ...] | None = None, stride: int = 1) -> Filtering:
     """F(m, r) from m + r - 2 distinct finite points (default: `POINTS`) and infinity.
+
+    With a stride, the taps and the inputs fall into `stride` classes that meet only each other (decimation, wincnn's
+    FAQ): the outputs are the sum of as many filterings of stride 1, whose products stand side by side in one
+    algorithm. F(4, 3) at stride 2 is F(4, 2) on the even and F(4, 1) on the odd inputs: 9 multiplications, not 12.
 
     Raises:
         KeyError: there is no default set of so many points.
     """
+    if stride > 1:
+        return _decimated(m, r, stride)
     points = POINTS[m + r - 2] if points is None else points
     assert len(points) == len(set(points)) == m + r - 2, points
     zero, one = Fraction(0), Fraction(1)
@@ -68,6 +97,27 @@ def filtering(m: int, r: int, points: tuple[Fraction, ...] | None = None) -> Fil
     return Filtering(m, r, a, tuple(g), tuple(b))
 
 
+def _decimated(m: int, r: int, stride: int) -> Filtering:
+    """One filtering for each class of taps; the matrices are those of the classes, spread to their places."""
+    inputs = (m - 1) * stride + r
+    a: list[tuple[Fraction, ...]] = [()] * m
+    g, b = [], []
+    for phase in range(min(stride, r)):
+        taps = len(range(phase, r, stride))
+        part = filtering(m, taps)
+        a = [row + more for row, more in zip(a, part.a, strict=True)]
+        g += [_spread(row, phase, stride, r) for row in part.g]
+        b += [_spread(row, phase, stride, inputs) for row in part.b]
+    return Filtering(m, r, tuple(a), tuple(g), tuple(b), stride)
+
+
+def _spread(row: tuple[Fraction, ...], first: int, step: int, length: int) -> tuple[Fraction, ...]:
+    spread = [Fraction(0)] * length
+    for i, value in enumerate(row):
+        spread[first + i * step] = value
+    return tuple(spread)
+
+
 def _product(roots: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
     """Coefficients of the product of (x - root), the constant first."""
     coefficients = [Fraction(1)]
@@ -76,53 +126,3 @@ def _product(roots: tuple[Fraction, ...]) -> tuple[Fraction, ...]:
         scaled = [-root * c for c in coefficients] + [Fraction(0)]
         coefficients = [s + t for s, t in zip(shifted, scaled, strict=True)]
     return tuple(coefficients)
-
-
-@dataclass(frozen=True)
-class Sum:
-    """A step of a transform: value number `target` = sum of coefficient * value over `terms`."""
-
-    target: int
-    terms: tuple[tuple[Fraction, int], ...]
-
-
-@cache
-def program(matrix: Matrix) -> tuple[tuple[Sum, ...], tuple[int, ...]]:
-    """A matrix times a vector as sums, with parts that two rows have in common computed once.
-
-    Values 0 .. columns-1 are the inputs. Rows of opposite points are u + v and u - v (u: even, v: odd part).
-
-    Returns:
-        The sums in order, and the value that each row ends in.
-    """
-    columns = len(matrix[0])
-    sums: list[Sum] = []
-    known: dict[tuple[tuple[Fraction, int], ...], int] = {}
-    rows: list[int] = [-1] * len(matrix)
-
-    def emit(terms: tuple[tuple[Fraction, int], ...]) -> int:
-        if len(terms) == 1 and terms[0][0] == 1:
-            return terms[0][1]
-        if terms not in known:
-            known[terms] = columns + len(sums)
-            sums.append(Sum(known[terms], terms))
-        return known[terms]
-
-    def sparse(row: tuple[Fraction, ...]) -> tuple[tuple[Fraction, int], ...]:
-        return tuple((c, i) for i, c in enumerate(row) if c)
-
-    for i, row in enumerate(matrix):
-        if rows[i] >= 0:
-            continue
-        for j in range(i + 1, len(matrix)):
-            even = tuple((x + y) / 2 for x, y in zip(row, matrix[j], strict=True))
-            odd = tuple((x - y) / 2 for x, y in zip(row, matrix[j], strict=True))
-            shares = not any(e and o for e, o in zip(even, odd, strict=True))
-            if rows[j] < 0 and shares and any(even) and any(odd):
-                u, v = emit(sparse(even)), emit(sparse(odd))
-                rows[i] = emit(((Fraction(1), u), (Fraction(1), v)))
-                rows[j] = emit(((Fraction(1), u), (Fraction(-1), v)))
-                break
-        else:
-            rows[i] = emit(sparse(row))
-    return tuple(sums), tuple(rows)
