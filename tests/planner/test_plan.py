@@ -131,14 +131,6 @@ def test_the_graph_is_left_as_it_was():
 
 
 # ---- options --------------------------------------------------------------------------------------------------------
-def test_workspace_is_a_hard_limit():
-    graph = zoo("resnet18")
-    needed = plan(graph, MACHINE).arena_bytes
-    assert plan(graph, MACHINE, PlanOptions(workspace_bytes=needed)).arena_bytes == needed
-    with pytest.raises(InvalidArgument, match=f"needs {needed} bytes"):
-        plan(graph, MACHINE, PlanOptions(workspace_bytes=needed - 1))
-
-
 @pytest.mark.parametrize("algorithm", REGISTRY, ids=lambda a: a.name)
 def test_only_allowed_algorithms_are_chosen(algorithm):
     spec = next(spec for spec in SPECS if algorithm.refuse(spec, MACHINE) is None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from waterline.algorithms import Views, by_name
+from waterline.algorithms import Algorithm, Views, by_name
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph
 from waterline.machine import Machine
 from waterline.planner.choice import Choice, choose
-from waterline.planner.lower import Layer, Lowered, lower
+from waterline.planner.limit import Rooms, alive_bytes, culprit
+from waterline.planner.lower import Lowered, lower
+from waterline.planner.measurements import Measurements
 from waterline.planner.memory import Lifetime, place
 from waterline.planner.plan import Buffer, Plan, Step
 from waterline.spec import DTYPE_BYTES, ConvSpec
@@ -30,39 +33,107 @@ class PlanOptions:
     workspace_bytes: int | None = None
 
 
-def plan(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> Plan:
-    """Lay `graph` out for `machine`.
+def plan(
+    graph: Graph, machine: Machine, options: PlanOptions | None = None, measured: Measurements | None = None
+) -> Plan:
+    """Lay `graph` out for `machine`. Layers that `measured` has get what was fastest, the others what costs least.
 
     Raises:
-        Refused: a layer is served by none of the allowed algorithms.
-        InvalidArgument: the arena would exceed `options.workspace_bytes`.
+        Refused: a layer is served by none of the allowed algorithms, or by none within the limit of memory.
+        InvalidArgument: the arena would exceed `options.workspace_bytes` even without workspaces.
     """
-    options = options or PlanOptions()
-    lowered = lower(graph)
-    choices: dict[ConvSpec, Choice] = {}
-    steps = [_step(layer, machine, options, choices) for layer in lowered.layers]
-    workspaces = [workspace_bytes(step, machine) for step in steps]
-    offsets, arena_bytes = place(_lifetimes(lowered, workspaces, DTYPE_BYTES[graph.dtype]))
-    if options.workspace_bytes is not None and arena_bytes > options.workspace_bytes:
-        raise InvalidArgument(
-            f"the network needs {arena_bytes} bytes between its layers, "
-            f"workspace_bytes allows {options.workspace_bytes}",
-            "raise workspace_bytes, or run a smaller batch",
-        )
-    buffers = {name: _buffer(lowered, name, elems, offsets) for name, elems in lowered.root_elems.items()}
-    placed = tuple(
-        replace(step, workspaces=tuple((name, offsets[f"workspace:{i}:{name}"]) for name in workspaces[i]))
-        for i, step in enumerate(steps)
-    )
+    planning = _Planning(graph, machine, options or PlanOptions(), measured or Measurements())
+    steps, offsets, arena_bytes = planning.run()
+    lowered = planning.lowered
     return Plan(
         network=graph.name,
         machine=machine.name,
         inputs=tuple((name, graph.shapes[name]) for name in graph.inputs),
         outputs=tuple((name, graph.shapes[name]) for name in graph.outputs),
-        buffers=buffers,
-        steps=placed,
+        buffers={name: _buffer(lowered, name, elems, offsets) for name, elems in lowered.root_elems.items()},
+        steps=tuple(steps),
         arena_bytes=arena_bytes,
     )
+
+
+class _Planning:
+    """Choices of layers and their places in memory, which depend on each other where memory is limited."""
+
+    def __init__(self, graph: Graph, machine: Machine, options: PlanOptions, measured: Measurements) -> None:
+        self.lowered = lower(graph)
+        self.machine = machine
+        self.options = options
+        self.measured = measured
+        self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
+        self.rooms: Rooms | None = None
+        if options.workspace_bytes is not None:
+            self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
+        self.choices: dict[ConvSpec, Choice] = {}
+
+    def run(self) -> tuple[list[Step], dict[str, int], int]:
+        """The steps, where everything lies in the arena, and its size.
+
+        Under a limit each layer's workspaces get what the tensors beside them leave. Gaps may still push the arena over
+        it: then workspaces are given up one after the other, until it fits.
+        """
+        limit = self.options.workspace_bytes
+        steps = [self._step(i) for i in range(len(self.lowered.layers))]
+        while True:
+            sizes = [workspace_bytes(step, self.machine) for step in steps]
+            lifetimes = self.tensors + [
+                Lifetime(f"workspace:{i}:{name}", size, i, i)
+                for i, each in enumerate(sizes)
+                for name, size in each.items()
+            ]
+            offsets, arena_bytes = place(lifetimes)
+            if limit is None or self.rooms is None or arena_bytes <= limit:
+                break
+            step = culprit(lifetimes, offsets, limit, sizes)
+            if step is None:
+                raise InvalidArgument(
+                    f"the network needs {arena_bytes} bytes between its layers, workspace_bytes allows {limit}",
+                    "raise workspace_bytes, or run a smaller batch",
+                )
+            self.rooms.give_up(step, sizes[step])
+            steps[step] = self._step(step)
+        placed = [
+            replace(step, workspaces=tuple((name, offsets[f"workspace:{i}:{name}"]) for name in sizes[i]))
+            for i, step in enumerate(steps)
+        ]
+        return placed, offsets, arena_bytes
+
+    def _step(self, index: int) -> Step:
+        layer = self.lowered.layers[index]
+        step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs))
+        if layer.spec is None:
+            return step
+        step = replace(step, spec=layer.spec, weight=layer.weight, bias=layer.bias)
+        choice = self._choice(index, layer.spec, step)
+        return replace(step, algorithm=choice.algorithm.name, config=choice.config, candidates=choice.candidates)
+
+    def _choice(self, index: int, spec: ConvSpec, step: Step) -> Choice:
+        """Without a limit one for all layers that are alike."""
+        options, rooms = self.options, self.rooms
+        if rooms is None and spec in self.choices:
+            return self.choices[spec]
+
+        def memory(algorithm: Algorithm, config: Any) -> str:
+            assert rooms is not None
+            return rooms.refusal(
+                index, workspace_bytes(replace(step, algorithm=algorithm.name, config=config), self.machine)
+            )
+
+        choice = choose(
+            spec,
+            self.machine,
+            options.algorithms,
+            options.accuracy,
+            step.name,
+            timings=self.measured.of(spec, options.algorithms, options.accuracy),
+            memory=None if rooms is None else memory,
+        )
+        self.choices[spec] = choice
+        return choice
 
 
 def views_of(step: Step) -> Views:
@@ -78,27 +149,8 @@ def workspace_bytes(step: Step, machine: Machine) -> dict[str, int]:
     return dict(by_name(step.algorithm).implement(step.spec, step.config, views_of(step), machine).workspaces)
 
 
-def _step(layer: Layer, machine: Machine, options: PlanOptions, choices: dict[ConvSpec, Choice]) -> Step:
-    step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs))
-    spec = layer.spec
-    if spec is None:
-        return step
-    if spec not in choices:
-        choices[spec] = choose(spec, machine, options.algorithms, options.accuracy, layer.name)
-    choice = choices[spec]
-    return replace(
-        step,
-        algorithm=choice.algorithm.name,
-        spec=spec,
-        config=choice.config,
-        weight=layer.weight,
-        bias=layer.bias,
-        candidates=choice.candidates,
-    )
-
-
-def _lifetimes(lowered: Lowered, workspaces: list[dict[str, int]], elem_bytes: int) -> list[Lifetime]:
-    """When each root of the arena is first written and last used, and each workspace."""
+def _lifetimes(lowered: Lowered, elem_bytes: int) -> list[Lifetime]:
+    """When each root of the arena is first written and last used."""
     outside = lowered.inputs | lowered.outputs | lowered.constants
     first: dict[str, int] = {}
     last: dict[str, int] = {}
@@ -107,10 +159,7 @@ def _lifetimes(lowered: Lowered, workspaces: list[dict[str, int]], elem_bytes: i
             if storage.root not in outside:
                 first.setdefault(storage.root, i)
                 last[storage.root] = i
-    found = [Lifetime(name, lowered.root_elems[name] * elem_bytes, first[name], last[name]) for name in first]
-    for i, sizes in enumerate(workspaces):
-        found += [Lifetime(f"workspace:{i}:{name}", size, i, i) for name, size in sizes.items()]
-    return found
+    return [Lifetime(name, lowered.root_elems[name] * elem_bytes, first[name], last[name]) for name in first]
 
 
 def _buffer(lowered: Lowered, name: str, elems: int, offsets: dict[str, int]) -> Buffer:

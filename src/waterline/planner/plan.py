@@ -12,7 +12,7 @@ from waterline.planner import codec
 from waterline.planner.storage import Storage
 from waterline.spec import ConvSpec
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,21 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An algorithm that was considered for a layer: with its predicted time, or with the reason it was refused."""
+    """An algorithm that was considered for a layer.
+
+    Attributes:
+        algorithm: name:variant.
+        seconds: predicted for one image on all cores; None where it was refused.
+        refusal: the reason.
+        measured_seconds: of one run of the layer, where it was tuned.
+        config: the blocking that the figures belong to; None where an algorithm was refused as a whole.
+    """
 
     algorithm: str
     seconds: float | None
     refusal: str = ""
+    measured_seconds: float | None = None
+    config: Any = None
 
 
 @dataclass(frozen=True)
