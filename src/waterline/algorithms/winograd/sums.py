@@ -71,19 +71,17 @@ def _most_frequent(rows: Sequence[dict[int, Fraction]]) -> Pair | None:
 
 
 def _scaled(pair: Pair, rows: Sequence[dict[int, Fraction]]) -> Terms:
-    """The pair's sum, scaled so that the fewest multiplications are left, with coefficients that are exact in f32."""
+    """The pair's sum, scaled so that the fewest multiplications are left; of equals, with coefficients exact in f32."""
     i, j, ratio = pair
     shared = [row for row in rows if pair in _pairs(row)]
 
-    def multiplications(scale: Fraction) -> int:
+    def cost(scale: Fraction) -> tuple[int, bool]:
         count = int(1 not in (scale, scale * ratio))
         for row in shared:
             count += row[i] != scale and all(row[other] != 1 for other in row if other not in (i, j))
-        return count
+        return count, not (_is_exact(scale) and _is_exact(scale * ratio))
 
-    found = [scale for row in shared for scale in (row[i], -row[i])] + [Fraction(1), 1 / ratio]
-    exact = [scale for scale in found if _is_exact(scale) and _is_exact(scale * ratio)]
-    scale = min(exact, key=multiplications, default=found[0])
+    scale = min([sign * row[i] for row in shared for sign in (1, -1)] + [Fraction(1), 1 / ratio], key=cost)
     return (scale, i), (scale * ratio, j)
 
 
