@@ -1,0 +1,177 @@
+"""Tuning: the few best candidates of every layer are measured within a time budget, the important layers first."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from waterline.errors import Error
+from waterline.machine import Machine, available_memory_bytes
+from waterline.planner import Timing, TuningTask
+from waterline.planner.choice import Offer
+from waterline.planner.tuning import MOST_CANDIDATES
+from waterline.runtime.cache import ObjectCache
+from waterline.runtime.measured_layers import MeasuredLayer, MeasuredLayers
+from waterline.runtime.trial import Displacement, Trial
+from waterline.spec import ConvSpec
+
+_log = logging.getLogger("waterline.tuning")
+
+# Rounds in which all candidates of a layer take turns. After the first few those that are clearly slower are left out.
+FIRST_ROUNDS = 2
+LEAST_ROUNDS = 5
+MOST_ROUNDS = 20
+CLEARLY_SLOWER = 1.5
+# Of a candidate's times. Other programs only ever add time: the lower quartile is nearer to the truth than the median.
+QUANTILE = 0.25
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_progress` is told: before a layer (`task`, `done` of `total` are measured), and between its rounds."""
+
+    task: TuningTask
+    done: int
+    total: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How far it came: layers measured now, known before, and left for want of time."""
+
+    measured: tuple[str, ...]
+    known: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+OnProgress = Callable[[Progress], None]
+Clock = Callable[[], float]
+
+
+def missing(tasks: Sequence[TuningTask], memory: MeasuredLayers, threads: int | None = None) -> list[TuningTask]:
+    """Layers that were not measured yet; with `threads`, also those measured under other conditions."""
+    known = memory.load()
+
+    def is_known(task: TuningTask) -> bool:
+        layer = known.get(task.key)
+        return layer is not None and (threads is None or (layer.threads, layer.batch) == (threads, task.spec.n))
+
+    return [task for task in tasks if not is_known(task)]
+
+
+def tune(
+    tasks: Sequence[TuningTask],
+    wanted: Sequence[TuningTask],
+    memory: MeasuredLayers,
+    machine: Machine,
+    cache: ObjectCache,
+    *,
+    threads: int,
+    seconds: float,
+    on_progress: OnProgress | None = None,
+    clock: Clock = time.monotonic,
+) -> Tuned:
+    """Measure the `wanted` ones of a network's `tasks`, and remember each layer as soon as it is measured.
+
+    A layer gets a share of `seconds` by its predicted part of the network's time. One that has begun is finished. What
+    `on_progress` raises, as KeyboardInterrupt does wherever it comes, ends the tuning; what was measured is kept.
+    """
+    deadline = clock() + seconds
+    queue = sorted(wanted, key=lambda task: -task.weight)
+    displacement = Displacement(machine, max((task.others_bytes for task in queue), default=0))
+    measured: list[str] = []
+    while queue and clock() < deadline:
+        task = queue[0]
+        share = task.weight / max(sum(each.weight for each in queue), 1e-12)
+        now = clock()
+        until = now + share * (deadline - now) if deadline < math.inf else deadline
+        _tell(on_progress, task, len(measured), len(wanted), 0)
+        turns = _Turns(task, displacement.rows(task.others_bytes), machine, cache)
+        for rounds in range(1, MOST_ROUNDS + 1):
+            turns.round(threads)
+            _tell(on_progress, task, len(measured), len(wanted), rounds)
+            if rounds == FIRST_ROUNDS:
+                turns.drop_slow()
+            if rounds >= LEAST_ROUNDS and (len(turns.running) == 1 or clock() >= until):
+                break
+        timings = turns.timings()
+        memory.add(MeasuredLayer(task.key, threads, task.spec.n, timings))
+        _log.info("%s: %s", task.name, ", ".join(f"{t.label} {1e6 * (t.seconds or 0):.1f} us" for t in timings))
+        measured.append(task.key)
+        queue.pop(0)
+    remembered = {task.key for task in wanted}
+    return Tuned(
+        tuple(measured),
+        tuple(task.key for task in tasks if task.key not in remembered),
+        tuple(task.key for task in queue),
+    )
+
+
+def _tell(on_progress: OnProgress | None, task: TuningTask, done: int, total: int, rounds: int) -> None:
+    if on_progress is not None:
+        on_progress(Progress(task, done, total, rounds))
+
+
+class _Turns:
+    """The candidates of a layer that are still in the race, and the times of all of them."""
+
+    def __init__(self, task: TuningTask, displaced: np.ndarray, machine: Machine, cache: ObjectCache) -> None:
+        self._task, self._displaced = task, displaced
+        self._machine, self._cache = machine, cache
+        offers = list(task.candidates[: _affordable(task.spec)])
+        try:
+            self._set(offers)
+        except Error as error:
+            _log.info("%s: %s", task.name, error.message)
+            self._set([offer for offer in offers if self._is_able(offer)])
+        self.samples: dict[Offer, list[float]] = {offer: [] for offer in self.running}
+
+    def _set(self, offers: list[Offer]) -> None:
+        self.running = offers
+        self._trial = Trial(self._task.spec, offers, self._machine, self._cache, self._displaced)
+        self._is_cold = True
+
+    def _is_able(self, offer: Offer) -> bool:
+        try:
+            self._set([offer])
+        except Error as error:
+            _log.warning("%s: %s cannot be measured: %s", self._task.name, offer.label, error.message)
+            return False
+        return True
+
+    def round(self, threads: int) -> None:
+        if self._is_cold:
+            self._trial.run(threads)  # pages and code are touched for the first time
+            self._is_cold = False
+        for offer, seconds in zip(self.running, self._trial.run(threads), strict=True):
+            self.samples[offer].append(float(seconds))
+
+    def drop_slow(self) -> None:
+        best = min(min(self.samples[offer]) for offer in self.running)
+        near = [offer for offer in self.running if min(self.samples[offer]) <= CLEARLY_SLOWER * best]
+        if len(near) < len(self.running):
+            self._set(near)
+
+    def timings(self) -> tuple[Timing, ...]:
+        """Of one image, the fastest first; None for candidates that could not be run."""
+        found = []
+        for offer, seconds in self.samples.items():
+            each = float(np.quantile(seconds, QUANTILE)) / self._task.spec.n
+            found.append(Timing(offer.label, offer.config, max(each, 1e-9)))
+        found.sort(key=lambda timing: timing.seconds or 0.0)
+        unable = [offer for offer in self._task.candidates if offer not in self.samples]
+        return (*found, *(Timing(offer.label, offer.config, None) for offer in unable))
+
+
+def _affordable(spec: ConvSpec) -> int:
+    """How many candidates' weights a quarter of the free memory holds at once, beside the weights themselves."""
+    available = available_memory_bytes()
+    if available is None:
+        return MOST_CANDIDATES
+    return max(2, available // 4 // max(spec.weight_bytes, 1) - 1)
