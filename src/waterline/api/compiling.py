@@ -11,10 +11,12 @@ from waterline.api import environment
 from waterline.api.network import CompiledNetwork, Source
 from waterline.api.options import parse_device, parse_dtype, parse_options, parse_threads
 from waterline.api.support import require_support
+from waterline.api.tuning import tuned
 from waterline.errors import InvalidArgument
 from waterline.frontends import onnx
 from waterline.graph import Graph
 from waterline.graph.passes import simplify
+from waterline.planner import Plan, plan
 
 
 def compile(
@@ -51,7 +53,31 @@ def compile(
     environment.verbose()
     machine = environment.machine()
     threads = parse_threads(num_threads, machine.cores)
-    return CompiledNetwork(read_source(model, example_inputs), machine, threads, checked)
+    source = read_source(model, example_inputs)
+    measured = tuned(source.graph, machine, threads, checked) if checked.tune_seconds else None
+    return CompiledNetwork(source, machine, threads, checked, measured)
+
+
+def make_plan(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    dtype: Any = "float32",
+    num_threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    is_tuned: bool = False,
+) -> Plan:
+    """What `compile` would run, without compiling; with `is_tuned`, by what was measured so far, measuring nothing.
+
+    Raises:
+        What `compile` does.
+    """
+    parse_dtype(dtype)
+    checked = parse_options(options)
+    machine = environment.machine()
+    parse_threads(num_threads, machine.cores)
+    measured = environment.measured_layers().measurements() if is_tuned else None
+    return plan(read_source(model, example_inputs).graph, machine, checked.plan, measured)
 
 
 def read_source(model: Any, example_inputs: Any = None) -> Source:

@@ -18,6 +18,7 @@ from waterline.errors import InvalidArgument
 from waterline.machine import Machine, detect
 from waterline.runtime.cache import ObjectCache, default_cache_dir
 from waterline.runtime.calibration import calibrate
+from waterline.runtime.measured_layers import MeasuredLayers, fingerprint
 
 VERBOSE_TOPICS = ("dispatch", "profile")
 
@@ -33,6 +34,12 @@ def machine() -> Machine:
 def object_cache() -> ObjectCache:
     folder = default_cache_dir(os.environ)
     return ObjectCache(None if folder is None else folder / "kernels", waterline.__version__)
+
+
+@functools.cache
+def measured_layers() -> MeasuredLayers:
+    """What tuning has measured on this machine with this version."""
+    return MeasuredLayers(default_cache_dir(os.environ), fingerprint(machine(), waterline.__version__))
 
 
 @functools.cache

@@ -13,11 +13,12 @@ import numpy as np
 
 from waterline.api import environment
 from waterline.api.arrays import like, to_numpy
+from waterline.api.explanation import explain
 from waterline.api.options import Options
 from waterline.errors import Error, InvalidArgument
 from waterline.graph import Graph
 from waterline.machine import Machine
-from waterline.planner import Plan, plan
+from waterline.planner import Measurements, Plan, plan
 from waterline.runtime.locks import RenewedLock
 from waterline.runtime.profile import Report, measure
 from waterline.runtime.program import Program
@@ -54,11 +55,19 @@ class Source:
 class CompiledNetwork:
     """A network ready to run. Calls are safe from several threads at once; results do not depend on `num_threads`."""
 
-    def __init__(self, source: Source, machine: Machine, num_threads: int, options: Options) -> None:
+    def __init__(
+        self,
+        source: Source,
+        machine: Machine,
+        num_threads: int,
+        options: Options,
+        measured: Measurements | None = None,
+    ) -> None:
         self._source = source
         self._machine = machine
         self._threads = num_threads
         self._options = options
+        self._measured = measured  # read once: another batch gets the same choices
         self._cache = environment.object_cache()
         self._lock = RenewedLock()
         self._weights = PackedWeights(source.graph.constants, machine, releases=source.reload is not None)
@@ -138,7 +147,7 @@ class CompiledNetwork:
         weights = self._weights
         if graph.constants is not self._source.graph.constants:
             weights = PackedWeights(graph.constants, self._machine)
-        made = plan(graph, self._machine, self._options.plan)
+        made = plan(graph, self._machine, self._options.plan, self._measured)
         if not weights.serves(made.steps):
             graph = self._read_again(dict(zip(self._names, shapes, strict=True)))
             weights = PackedWeights(graph.constants, self._machine)
@@ -219,32 +228,6 @@ class CompiledNetwork:
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.plan.inputs)
         size = f"{len(self.plan.steps)} steps, {self._threads} threads"
         return f"<waterline network {self.plan.network!r}: {shapes}; {size}>"
-
-
-def explain(plan: Plan) -> str:
-    """A plan in words."""
-    lines = [
-        f"{plan.network} on {plan.machine}: {len(plan.steps)} steps, {plan.flops / 1e9:.3f} GFLOP, "
-        f"{plan.arena_bytes / 2**20:.1f} MiB between layers"
-    ]
-    for step in plan.steps:
-        if step.spec is None:
-            shape = "x".join(map(str, step.outputs[0].view.shape))
-            lines.append(f"{step.name}: {step.kind} -> {shape}")
-            continue
-        chosen, *others = step.candidates
-        lines.append(f"{step.name}: {step.algorithm} for {step.spec.id}, epilogue {step.spec.epilogue}")
-        lines.append(f"    {chosen.algorithm}: chosen, predicted {_microseconds(chosen.seconds)}, {step.config}")
-        for other in others:
-            reason = (
-                f"refused: {other.refusal}" if other.seconds is None else f"predicted {_microseconds(other.seconds)}"
-            )
-            lines.append(f"    {other.algorithm}: {reason}")
-    return "\n".join(lines)
-
-
-def _microseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e6:.1f} us"
 
 
 def _patterns(shapes: Shapes, *, batch: bool = True) -> str:

@@ -14,6 +14,8 @@ from waterline.planner import PlanOptions
 
 DTYPES = {"float32": "f32", "f32": "f32"}
 DEVICES = ("cpu",)
+# What `tune=True` may take: enough for a network like ResNet-50 on two cores, its kernels compiled.
+TUNE_SECONDS = 30.0
 # name -> what it accepts, for messages.
 NAMES = {
     "algorithms": "a list of names of waterline.algorithms()",
@@ -26,9 +28,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for, checked."""
+    """What the caller asked for, checked. `tune_seconds` is 0 for no tuning."""
 
     plan: PlanOptions
+    tune_seconds: float = 0.0
 
 
 def parse_options(options: Mapping[str, Any] | None) -> Options:
@@ -49,12 +52,11 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     tune = options.get("tune", False)
     if not isinstance(tune, bool | int | float) or not tune >= 0:
         raise _wrong("tune", tune)
-    if tune:
-        raise InvalidArgument("tuning is not available in this version", "leave the option tune at False")
     workspace = options.get("workspace_bytes")
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
-    return Options(PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace))
+    seconds = TUNE_SECONDS if tune is True else float(tune)
+    return Options(PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace), seconds)
 
 
 def _algorithms(names: Any) -> tuple[str, ...]:
