@@ -38,6 +38,7 @@ KERNELS = {
     "depthwise": {"DepthwiseKernel"},
     "grouped": {"GroupedKernel", "GemmKernel"},
     "naive": {"NaiveKernel"},
+    "fft": {"FilterKernel", "InputKernel", "ProductKernel", "OutputKernel"},
     "winograd": {"InputTransformKernel", "GemmKernel", "OutputTransformKernel", "FusedKernel"},
 }
 # Functions of whole numbers that stay exact in f32.

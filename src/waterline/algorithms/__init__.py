@@ -5,6 +5,8 @@ from waterline.algorithms.blocking import GemmConfig
 from waterline.algorithms.depthwise import DEPTHWISE
 from waterline.algorithms.depthwise.model import DepthwiseConfig
 from waterline.algorithms.direct_gemm import DIRECT_GEMM
+from waterline.algorithms.fft import FFT
+from waterline.algorithms.fft.model import FftConfig
 from waterline.algorithms.grouped import GROUPED
 from waterline.algorithms.grouped.model import PermuteConfig
 from waterline.algorithms.im2col import IM2COL
@@ -14,9 +16,16 @@ from waterline.algorithms.naive.model import NaiveConfig
 from waterline.algorithms.winograd import WINOGRAD
 from waterline.algorithms.winograd.model import WinogradConfig
 
-REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, WINOGRAD, IM2COL, NAIVE)
+REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, WINOGRAD, FFT, IM2COL, NAIVE)
 # The classes of their configs, for writing plans down.
-REGISTRY_CONFIGS: tuple[type, ...] = (GemmConfig, DepthwiseConfig, PermuteConfig, WinogradConfig, NaiveConfig)
+REGISTRY_CONFIGS: tuple[type, ...] = (
+    GemmConfig,
+    DepthwiseConfig,
+    PermuteConfig,
+    WinogradConfig,
+    FftConfig,
+    NaiveConfig,
+)
 
 
 def by_name(name: str) -> Algorithm:

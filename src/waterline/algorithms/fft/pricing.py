@@ -1,0 +1,212 @@
+"""What a layer costs, and which tiles and blocks are worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from waterline.algorithms.base import Cost, Phase
+from waterline.algorithms.blocking import clock_hz, overlapped, weight_seconds
+from waterline.algorithms.fft import axes
+from waterline.algorithms.fft.geometry import ELEM_BYTES, Slots
+from waterline.algorithms.fft.layer import GROUP_BYTES
+from waterline.algorithms.fft.product import ComplexTile, tiles
+from waterline.algorithms.fft.tiling import (
+    FftConfig,
+    Tiling,
+    Window,
+    axes_of,
+    block_tiles_of,
+    is_filter,
+    is_line,
+    tilings_of,
+    working_windows,
+)
+from waterline.machine import Machine
+from waterline.spec import ConvSpec
+
+LARGEST_SPECTRA_BYTES = 1 << 30
+# Points of one axis of a tile: a line has two such axes, and on a plane more gain nothing.
+LONGEST_AXIS = 256
+MOST_CONFIGS = 4
+
+
+class Work:
+    """Operations, bytes and cycles of one layer's phases."""
+
+    def __init__(self, spec: ConvSpec, config: FftConfig, machine: Machine) -> None:
+        self.spec, self.config, self.machine = spec, config, machine
+        self.columns, self.rows = axes_of(config, machine)
+        down, along = tilings_of(spec, config)
+        self.lanes = machine.lanes()
+        self.tiles = spec.n * down.tiles * along.tiles
+        self.sides = (Slots(spec.c, self.lanes), Slots(spec.k, self.lanes))
+        self.vectors = tuple(s.count(self.tiles) for s in self.sides)
+        high, _ = working_windows(spec)
+        # Rows of a tile that are transformed: on a plane those in the image, of all tiles together.
+        n = config.points_h
+        if is_line(spec):
+            self.rows_in = self.rows_out = float(n)
+        else:
+            tops = [t * down.m + down.origin for t in range(down.tiles)]
+            inside = [max(0, min(top + n, high.last) - max(top, 0)) for top in tops]
+            self.rows_in = sum(inside) / down.tiles
+            self.rows_out = high.outputs / down.tiles
+        self.spectra_bytes = spectra_bytes(spec, config.points_h, self.rows.count, machine)
+        self.half_way = self.rows.count * self.columns.n * 2 * machine.vector_bytes
+
+    def _cycles(self) -> tuple[float, float, float, float]:
+        """Of rows in, columns both ways, rows out; and of the product alone."""
+        machine, columns, rows = self.machine, self.columns, self.rows
+        turns = 2 * columns.n if is_line(self.spec) else 0
+        read = rows.n * 1.5 * self.sides[0].tiles + 20  # pixels to the buffer, tile by tile
+        written = rows.n * 2.5 * self.sides[1].tiles + 20
+        ahead = self.vectors[0] * self.rows_in * (axes.cycles(rows, machine) + read)
+        back = self.vectors[1] * self.rows_out * (axes.cycles(rows, machine, True) + written)
+        there = rows.count * (axes.cycles(columns, machine) + turns + 10)
+        again = rows.count * (axes.cycles(columns, machine, True) + turns + 10)
+        if is_filter(self.spec):
+            product = self.vectors[0] * rows.count * columns.n * 3.0
+            return ahead, self.vectors[0] * (there + again), back, product
+        tile = ComplexTile(self.config.tile_rows, self.config.tile_vectors)
+        block = block_tiles_of(self.spec, self.config, self.lanes)
+        row_tiles = self.tiles // block * (block // tile.rows) + -(-(self.tiles % block) // tile.rows)
+        panels, rest = divmod(self.spec.group_k, tile.panel_columns(self.lanes))
+        cycles = panels * tile.cycles(self.spec.group_c, machine)
+        if rest:
+            cycles += ComplexTile(tile.rows, -(-rest // self.lanes)).cycles(self.spec.group_c, machine)
+        product = rows.count * columns.n * self.spec.groups * row_tiles * cycles
+        return ahead, self.vectors[0] * there + self.vectors[1] * again, back, product
+
+    def cost(self) -> Cost:
+        spec, machine = self.spec, self.machine
+        ahead, columns, back, product = self._cycles()
+        clock = clock_hz(machine)
+        arriving = weight_seconds(self.spectra_bytes, machine)
+        half_way = sum(self.vectors) * self.half_way
+        if is_filter(spec):
+            # One vector at a time goes there and back through the second-level cache.
+            compute = self._spread(ahead + columns + back + product, self.vectors[0]) / clock
+            level = "l2" if self.half_way < machine.l2_bytes // 2 else "l3"
+            passes = self.tiles / self.sides[0].tiles
+        else:
+            items = self.rows.count * -(-self.tiles // block_tiles_of(spec, self.config, self.lanes))
+            compute = self._spread(ahead, self.vectors[0]) + self._spread(back, self.vectors[1])
+            compute = (compute + self._spread(columns + product, items)) / clock
+            level = "l2" if half_way < machine.l2_bytes // 2 else "l3" if half_way < machine.l3_bytes // 2 else "dram"
+            passes = half_way / GROUP_BYTES
+        moved = 2 * half_way / machine.bytes_per_s(level, machine.cores)
+        near = "l2" if self.spectra_bytes < machine.l2_bytes // 2 else "l3"
+        again = self.spectra_bytes * max(0.0, passes - 1) / machine.bytes_per_s(near, machine.cores)
+        seconds = overlapped(compute, moved, arriving + again)
+        return Cost(seconds, sum(phase.flops for phase in self.phases()), spec.least_bytes)
+
+    def _spread(self, cycles: float, items: int) -> float:
+        """Of so many items on all cores."""
+        return cycles / items * -(-items // self.machine.cores)
+
+    def phases(self) -> tuple[Phase, ...]:
+        spec, rows, columns, lanes = self.spec, self.rows, self.columns, self.lanes
+        half_way = [v * self.half_way * 1.0 for v in self.vectors]
+        row = [v * lanes * rows.flops() for v in self.vectors]
+        column = [v * lanes * rows.count * columns.flops() for v in self.vectors]
+        places = rows.count * columns.n
+        if is_filter(spec):
+            product = 6.0 * self.vectors[0] * lanes * places
+            return (
+                Phase("input", row[0] * self.rows_in, spec.input_bytes + half_way[0]),
+                Phase("columns", 2 * column[0] + product, 2 * half_way[0] + self.spectra_bytes),
+                Phase("output", row[1] * self.rows_out, half_way[1] + spec.output_bytes),
+            )
+        tile = self.config.tile_rows
+        panels = -(-spec.group_k // lanes) * lanes
+        product = 8.0 * places * -(-self.tiles // tile) * tile * spec.c * panels
+        return (
+            Phase("input", row[0] * self.rows_in + column[0], spec.input_bytes + 3 * half_way[0]),
+            Phase("gemm", product, sum(half_way) + self.spectra_bytes),
+            Phase("output", column[1] + row[1] * self.rows_out, 3 * half_way[1] + spec.output_bytes),
+        )
+
+
+def spectra_bytes(spec: ConvSpec, points_h: int, frequencies_w: int, machine: Machine) -> int:
+    lanes = machine.lanes()
+    if is_filter(spec):
+        elems = Slots(spec.c, lanes).vectors * 2 * lanes
+    else:
+        elems = spec.groups * spec.group_c * 2 * (-(-spec.group_k // lanes) * lanes)
+    return points_h * frequencies_w * elems * ELEM_BYTES
+
+
+def _axis_lengths(window: Window, machine: Machine, most_tiles: int = 1 << 20) -> list[int]:
+    """For each number of tiles worth it the fewest points, largest tiles first."""
+    found: list[int] = []
+    usable = [n for n in axes.lengths(2, LONGEST_AXIS) if axes.axis(n, True, machine) and n >= window.taps]
+    for n in reversed(usable):
+        tiling = Tiling.of(window, n)
+        if n < window.taps or tiling.m < 1 or tiling.tiles > most_tiles:
+            continue
+        if not found or tiling.tiles > Tiling.of(window, found[-1]).tiles:
+            found.append(n)
+        else:
+            found[-1] = n
+    return found
+
+
+def lengths_of(spec: ConvSpec, machine: Machine) -> Iterator[tuple[int, int]]:
+    """Points on both axes worth pricing."""
+    high, wide = working_windows(spec)
+    if not is_line(spec):
+        for n_h in _axis_lengths(high, machine)[:6]:
+            for n_w in _axis_lengths(wide, machine)[:6]:
+                yield n_h, n_w
+        return
+    least = wide.one_tile()
+    sizes = [n for n in axes.lengths(1, LONGEST_AXIS) if axes.axis(n, True, machine)]
+    folded: dict[int, tuple[int, int]] = {}
+    for n_h in sizes:
+        for n_w in sizes:
+            n = n_h * n_w
+            if n_w < 2 or n < wide.taps or not n_h <= n_w <= 4 * max(n_h, 4):
+                continue
+            if n not in folded or abs(n_w - n_h) < abs(folded[n][1] - folded[n][0]):
+                folded[n] = n_h, n_w
+    # One tile, and tiles of about 2, 3, 4, 6 and 8 times the taps.
+    wanted = {least} | {int(wide.taps * times) + 8 for times in (2, 2.5, 3, 4, 6, 8)}
+    lengths = sorted(folded)
+    chosen = {next((n for n in lengths if n >= min(want, least)), lengths[-1]) for want in wanted}
+    yield from (folded[n] for n in sorted(chosen))
+
+
+@cache
+def candidates(spec: ConvSpec, machine: Machine) -> tuple[FftConfig, ...]:
+    """The best few by cost, of different points."""
+    ranked: list[tuple[float, FftConfig]] = []
+    for n_h, n_w in lengths_of(spec, machine):
+        if spectra_bytes(spec, n_h, n_w // 2 + 1, machine) > LARGEST_SPECTRA_BYTES:
+            continue
+        found = [(Work(spec, c, machine).cost().seconds, c) for c in _blockings(spec, n_h, n_w, machine)]
+        ranked.append(min(found, key=lambda entry: entry[0]))
+    ranked.sort(key=lambda entry: entry[0])
+    return tuple(config for _, config in ranked[:MOST_CONFIGS])
+
+
+def _blockings(spec: ConvSpec, n_h: int, n_w: int, machine: Machine) -> list[FftConfig]:
+    """For one size of tiles: register tiles, and blocks of tiles that stay in half the second-level cache."""
+    if is_filter(spec):
+        return [FftConfig(n_h, n_w)]
+    lanes = machine.lanes()
+    down, along = tilings_of(spec, FftConfig(n_h, n_w))
+    count = down.tiles * along.tiles
+    sides = (Slots(spec.c, lanes), Slots(spec.k, lanes))
+
+    def blocked(tile: ComplexTile) -> FftConfig:
+        tile_bytes = n_h * 2 * sum(s.slot for s in sides) * ELEM_BYTES
+        block = max(1, machine.l2_bytes // 2 // tile_bytes // tile.rows) * tile.rows
+        return FftConfig(n_h, n_w, tile.rows, tile.vectors, min(block, -(-count // tile.rows) * tile.rows))
+
+    def cycles(tile: ComplexTile) -> float:
+        panels = -(-spec.group_k // tile.panel_columns(lanes))
+        return panels * -(-count // tile.rows) * tile.cycles(spec.group_c, machine)
+
+    best = sorted(tiles(machine, spec.group_k, max(count, 1)), key=lambda tile: (cycles(tile), -tile.rows))
+    return [blocked(tile) for tile in best[:2]]
