@@ -26,6 +26,7 @@ COMMANDS = {
     "profile": "time and efficiency of every layer",
     "explain": "the plan: every layer's algorithm, and why",
     "check": "correctness against float64",
+    "experiment": "the papers' tables, measured here",
 }
 FAILED, MISTAKE = 1, 2
 _MISTAKES = (InvalidArgument, InvalidModel, UnsupportedOperator, Refused)

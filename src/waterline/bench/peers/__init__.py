@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Collection
 from typing import Any
 
 from waterline.bench.engine import Engine, Meter, Task
@@ -42,10 +43,14 @@ def prepare(name: str, task: Task) -> Engine:
     return _module(name).prepare(task)
 
 
-def meter(name: str, task: Task) -> Meter | None:
-    """A peer with its profiler on; None where it has none that tells the time of each run (OpenVINO: averages only)."""
+def meter(name: str, task: Task, only: Collection[str] = ()) -> Meter | None:
+    """A peer with its profiler on; None where it has none that tells the time of each run (OpenVINO: averages only).
+
+    Args:
+        only: the peer's names of the operators whose time counts; if empty, all but changes of layout.
+    """
     module = _module(name)
-    return module.meter(task) if hasattr(module, "meter") else None
+    return module.meter(task, only) if hasattr(module, "meter") else None
 
 
 def _module(name: str) -> Any:

@@ -1,0 +1,60 @@
+"""`waterline experiment`: tables on stdout, records in a file, mistakes in two lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waterline.bench import records
+from waterline.bench.experiments import winograd_paper
+from waterline.bench.experiments.winograd_paper import Accuracy
+from waterline.spec import ConvSpec
+
+TINY = Accuracy(ConvSpec(1, 8, 10, 10, 8, 3, 3, pad=(1, 1, 1, 1)), 1e-5, 5e-6, 4e-5)
+
+
+def test_accuracy(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("waterline.bench.experiments.winograd.ACCURACY", {"tiny": TINY})
+    path = tmp_path / "records.jsonl"
+    result = call("experiment", "winograd", "--accuracy-only", "--threads", "1", "--json", path, "--markdown")
+    assert result.returncode == 0, result.stderr
+    for word in ("F(4x4,3x3)", "winograd:f4x4", "(emulated)", "| tiny |"):
+        assert word in result.stdout
+    found = records.read(path)
+    assert {record["protocol"] for record in found} == {
+        "experiment winograd: operations",
+        "experiment winograd: accuracy",
+    }
+    assert all(record["machine"] and record["date"] for record in found)
+    assert winograd_paper.ACCURACY["1.2"].direct == 4.01e-5
+
+
+def test_speed(call, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    words = ["--speed-only", "--network", "squeezenet1_0", "--image-size", "32", "--batch", "1,2", "--threads", "1"]
+    result = call("experiment", "winograd", *words, "--seconds", "0.05", "--json", path)
+    assert result.returncode == 0, result.stderr
+    assert "its 26 convolutions" in result.stdout
+    assert {record["batch"] for record in records.read(path)} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["winogard"], "there is no experiment 'winogard'", "did you mean winograd?"),
+        (["fast"], "there is no experiment 'fast'", "experiments are winograd"),
+        (["winograd", "--network", "vgg"], "there is no network named 'vgg'", "did you mean vgg19?"),
+        (["winograd", "--threads", "99"], "99 threads on", "use at most"),
+        (["winograd", "--speed-only", "--accuracy-only"], "not allowed with argument", "--help"),
+        (["winograd", "--bach", "1"], "unrecognized arguments: --bach", "did you mean --batch?"),
+    ],
+)
+def test_mistakes(call, words: list[str], message: str, hint: str) -> None:
+    result = call("experiment", *words)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    first, second = result.stderr.splitlines()
+    assert message in first
+    assert second.startswith("hint: ")
+    assert hint in second
