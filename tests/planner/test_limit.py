@@ -11,7 +11,7 @@ from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
 from waterline.machine import CATALOGUE
 from waterline.planner import Measurements, Plan, PlanOptions, Timing, plan
-from waterline.planner.choice import choose
+from waterline.planner.choice import Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
 from waterline.planner.measurements import layer_key
 from waterline.planner.memory import Lifetime
@@ -80,17 +80,20 @@ def test_an_algorithm_that_needs_more_than_there_is_names_the_numbers() -> None:
 
 
 def test_of_a_variant_the_first_config_that_fits_is_taken() -> None:
-    """Winograd's phased order needs workspaces, its fused order does not."""
+    """One blocking may need workspaces where the next does without."""
     spec = ConvSpec(1, 256, 14, 14, 256, 3, 3, pad=(1, 1, 1, 1))
-
-    def memory(algorithm: object, config: object) -> str:
-        return "too large" if getattr(config, "block_tiles", 1) == 0 else ""
-
     free = choose(spec, MACHINE, ("winograd:f4x4",))
-    assert free.config.block_tiles == 0
-    bound = choose(spec, MACHINE, ("winograd:f4x4",), memory=memory)
-    assert bound.config.block_tiles > 0
+    bound = choose(
+        spec, MACHINE, ("winograd:f4x4",), memory=lambda _, config: "too large" if config == free.config else ""
+    )
+    assert bound.algorithm is free.algorithm
+    assert bound.candidates[0].algorithm == free.candidates[0].algorithm == "winograd:f4x4"
+    assert _place(bound.config, spec, free) > _place(free.config, spec, free)
     assert [c.refusal for c in bound.candidates if c.config == free.config] == ["too large"]
+
+
+def _place(config: object, spec: ConvSpec, choice: Choice) -> int:
+    return choice.algorithm.configs(spec, MACHINE).index(config)
 
 
 def test_a_measured_candidate_that_does_not_fit_is_passed_over() -> None:

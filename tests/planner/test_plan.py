@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
 from waterline.graph.ops import Pad, Unary
 from waterline.machine import CATALOGUE
-from waterline.planner import Plan, PlanOptions, plan
+from waterline.planner import Plan, PlanOptions, codec, plan
 from waterline.planner.choice import choose
 from waterline.spec import Activation, ConvSpec
 
@@ -187,3 +188,29 @@ def test_plans_hold_no_arrays():
     assert len(text) < 500_000
     assert "ndarray" not in text
     assert not any(isinstance(v, np.ndarray) for step in plan(one_conv(), MACHINE).steps for v in vars(step).values())
+
+
+# ---- the codec ------------------------------------------------------------------------------------------------------
+class Rank(StrEnum):
+    FIRST = "first"
+
+
+class Hidden(StrEnum):
+    SECOND = "second"
+
+
+@dataclass(frozen=True)
+class Config:
+    declared: Rank
+    text: str
+
+
+def test_enumerations_read_back() -> None:
+    codec.register(Config)
+    value = Config(Rank.FIRST, Hidden.SECOND)
+    again = codec.decode(json.loads(json.dumps(codec.encode(value))))
+    assert again == value
+    assert again.declared is Rank.FIRST
+    assert type(again.text) is str
+    with pytest.raises(ValueError):
+        codec.decode({"$": "Rank", "value": "third"})

@@ -27,7 +27,7 @@ class TuningTask:
         key: of `layer_key`.
         name: of the first node that has this layer. count: how many have it.
         spec: with the network's batch (1 where that is empty).
-        candidates: the best by cost first; two at least.
+        candidates: the best by cost first; a single one is measured for `explain` only.
         others_bytes: what the rest of the network moves through the caches between two runs of the layer: the other
             layers' weights, and the largest of their inputs and outputs.
     """
@@ -46,7 +46,7 @@ class TuningTask:
 
 
 def tuning_tasks(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> list[TuningTask]:
-    """The different layers between whose candidates there is a choice, in the network's order."""
+    """The different layers, in the network's order."""
     options = options or PlanOptions()
     layers = [(layer.name, layer.spec) for layer in lower(graph).layers if layer.spec is not None]
     groups: dict[str, list[tuple[str, ConvSpec]]] = {}
@@ -61,7 +61,7 @@ def tuning_tasks(graph: Graph, machine: Machine, options: PlanOptions | None = N
         others = [other for _, other in layers if other != spec]
         tensors = max((other.input_bytes + other.output_bytes for other in others), default=0)
         moved = weight_bytes - spec.weight_bytes + tensors
-        if len(candidates) > 1:
+        if candidates:
             tasks.append(TuningTask(key, name, len(members), spec, candidates, moved))
     return tasks
 
