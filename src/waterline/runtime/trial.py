@@ -53,15 +53,24 @@ class Trial:
     Args:
         spec: the layer, with the batch to run.
         displaced: of `Displacement.rows`.
+        like: a trial of more candidates of the same layer, whose tensors and packed weights are used.
 
     Raises:
         Refused, Error: a candidate cannot be packed, or there is no memory for it.
     """
 
     def __init__(
-        self, spec: ConvSpec, offers: Sequence[Offer], machine: Machine, cache: ObjectCache, displaced: np.ndarray
+        self,
+        spec: ConvSpec,
+        offers: Sequence[Offer],
+        machine: Machine,
+        cache: ObjectCache,
+        displaced: np.ndarray,
+        like: Trial | None = None,
     ) -> None:
-        layout = _Layout(spec, displaced)
+        self.layout: _Layout = _Layout(spec, displaced) if like is None else like.layout
+        self.weights: PackedWeights = PackedWeights(self.layout.constants, machine) if like is None else like.weights
+        layout = self.layout
         steps: list[Step] = []
         for offer in offers:
             steps += layout.before()
@@ -76,7 +85,7 @@ class Trial:
         buffers = {name: Buffer("arena", elems, offset_bytes=offsets[name]) for name, elems in layout.arena.items()}
         buffers |= {name: Buffer("constant", array.size, constant=name) for name, array in layout.constants.items()}
         plan = Plan("trial", machine.name, (), (), buffers, tuple(steps), arena_bytes)
-        self._program = Program(plan, PackedWeights(layout.constants, machine), machine, cache)
+        self._program = Program(plan, self.weights, machine, cache)
         self._steps = np.array([bound.step for bound in self._program.calls])
         self._times = np.zeros((len(self._steps) + 1, 2), np.int64)
 

@@ -1,4 +1,7 @@
-"""Tuning: the few best candidates of every layer are measured within a time budget, the important layers first."""
+"""Tuning: the few best candidates of every layer are measured within a time budget, the important layers first.
+
+Layers between whose candidates there is no choice come last.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from waterline.errors import Error
 from waterline.machine import Machine, available_memory_bytes
 from waterline.planner import Timing, TuningTask
 from waterline.planner.choice import Offer
-from waterline.planner.tuning import MOST_CANDIDATES
 from waterline.runtime.cache import ObjectCache
 from waterline.runtime.measured_layers import MeasuredLayer, MeasuredLayers
 from waterline.runtime.trial import Displacement, Trial
@@ -29,6 +31,9 @@ MOST_ROUNDS = 20
 CLEARLY_SLOWER = 1.5
 # Of a candidate's times. Other programs only ever add time: the lower quartile is nearer to the truth than the median.
 QUANTILE = 0.25
+# Weights of a layer's candidates that are held at once. Only fully connected layers come near it, and these are bound
+# by memory whatever the blocking is.
+MOST_WEIGHT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tuned:
-    """How far it came: layers measured now, known before, and left for want of time."""
+    """How far it came: layers measured now, known before, and left for want of time (or because none could be run)."""
 
     measured: tuple[str, ...]
     known: tuple[str, ...]
@@ -79,37 +84,42 @@ def tune(
 ) -> Tuned:
     """Measure the `wanted` ones of a network's `tasks`, and remember each layer as soon as it is measured.
 
-    A layer gets a share of `seconds` by its predicted part of the network's time. One that has begun is finished. What
-    `on_progress` raises, as KeyboardInterrupt does wherever it comes, ends the tuning; what was measured is kept.
+    Half of `seconds` is shared out equally, half by the layers' predicted parts of the network's time. A layer that has
+    begun is finished. What `on_progress` raises ends the tuning, and so does KeyboardInterrupt wherever it comes; what
+    was measured is kept.
     """
     deadline = clock() + seconds
-    queue = sorted(wanted, key=lambda task: -task.weight)
+    queue = sorted(wanted, key=lambda task: (len(task.candidates) == 1, -task.weight))
     displacement = Displacement(machine, max((task.others_bytes for task in queue), default=0))
     measured: list[str] = []
+    unable: list[str] = []
     while queue and clock() < deadline:
         task = queue[0]
-        share = task.weight / max(sum(each.weight for each in queue), 1e-12)
+        share = (task.weight / max(sum(each.weight for each in queue), 1e-12) + 1 / len(queue)) / 2
         now = clock()
         until = now + share * (deadline - now) if deadline < math.inf else deadline
         _tell(on_progress, task, len(measured), len(wanted), 0)
         turns = _Turns(task, displacement.rows(task.others_bytes), machine, cache)
-        for rounds in range(1, MOST_ROUNDS + 1):
+        for rounds in range(1, MOST_ROUNDS + 1 if turns.running else 1):
             turns.round(threads)
             _tell(on_progress, task, len(measured), len(wanted), rounds)
             if rounds == FIRST_ROUNDS:
                 turns.drop_slow()
             if rounds >= LEAST_ROUNDS and (len(turns.running) == 1 or clock() >= until):
                 break
+        queue.pop(0)
+        if not turns.running:
+            unable.append(task.key)
+            continue
         timings = turns.timings()
         memory.add(MeasuredLayer(task.key, threads, task.spec.n, timings))
         _log.info("%s: %s", task.name, ", ".join(f"{t.label} {1e6 * (t.seconds or 0):.1f} us" for t in timings))
         measured.append(task.key)
-        queue.pop(0)
     remembered = {task.key for task in wanted}
     return Tuned(
         tuple(measured),
         tuple(task.key for task in tasks if task.key not in remembered),
-        tuple(task.key for task in queue),
+        tuple([task.key for task in queue] + unable),
     )
 
 
@@ -132,9 +142,10 @@ class _Turns:
             self._set([offer for offer in offers if self._is_able(offer)])
         self.samples: dict[Offer, list[float]] = {offer: [] for offer in self.running}
 
-    def _set(self, offers: list[Offer]) -> None:
+    def _set(self, offers: list[Offer], like: Trial | None = None) -> None:
+        if offers:
+            self._trial = Trial(self._task.spec, offers, self._machine, self._cache, self._displaced, like)
         self.running = offers
-        self._trial = Trial(self._task.spec, offers, self._machine, self._cache, self._displaced)
         self._is_cold = True
 
     def _is_able(self, offer: Offer) -> bool:
@@ -156,7 +167,7 @@ class _Turns:
         best = min(min(self.samples[offer]) for offer in self.running)
         near = [offer for offer in self.running if min(self.samples[offer]) <= CLEARLY_SLOWER * best]
         if len(near) < len(self.running):
-            self._set(near)
+            self._set(near, self._trial)
 
     def timings(self) -> tuple[Timing, ...]:
         """Of one image, the fastest first; None for candidates that could not be run."""
@@ -170,8 +181,7 @@ class _Turns:
 
 
 def _affordable(spec: ConvSpec) -> int:
-    """How many candidates' weights a quarter of the free memory holds at once, beside the weights themselves."""
+    """How many candidates' weights are held at once, beside the weights themselves: two at least."""
     available = available_memory_bytes()
-    if available is None:
-        return MOST_CANDIDATES
-    return max(2, available // 4 // max(spec.weight_bytes, 1) - 1)
+    most_bytes = MOST_WEIGHT_BYTES if available is None else min(available // 4, MOST_WEIGHT_BYTES)
+    return max(2, most_bytes // max(spec.weight_bytes, 1) - 1)
