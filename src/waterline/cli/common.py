@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import waterline
+from waterline.algorithms.base import ACCURACIES
 from waterline.bench import layers
 from waterline.bench.command import positive
 from waterline.errors import InvalidArgument
@@ -57,6 +58,12 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", metavar="D", help="of the arithmetic (default: float32)")
+
+
+def add_accuracy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accuracy", choices=ACCURACIES, default="default", help="which algorithms may be used (default: default)"
+    )
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

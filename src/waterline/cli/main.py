@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "latency of networks or layers, interleaved with other engines",
     "profile": "time and efficiency of every layer",
     "explain": "the plan: every layer's algorithm, and why",
+    "tune": "measure each layer's best candidates; remembered for the option tune",
     "check": "correctness against float64",
     "experiment": "the papers' tables, measured here",
 }
