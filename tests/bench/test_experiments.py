@@ -81,7 +81,7 @@ TINY = {"tiny": Accuracy(ConvSpec(1, 32, 13, 11, 16, 3, 3, pad=(1, 1, 1, 1)), 1e
 
 
 def test_accuracy_on_a_tiny_layer() -> None:
-    (found,) = winograd_accuracy.measure(1, Silence(), TINY)
+    (found,) = winograd_accuracy.measure(1, Silence(), TINY, seeds=2)
     by_name = {record["algorithm"]: record for record in found}
     assert {"indirect", "winograd:f2x2", "winograd:f4x4", "winograd:f6x6"} <= set(by_name)
     for record in found:
@@ -98,9 +98,14 @@ def test_accuracy_on_a_tiny_layer() -> None:
 def test_an_algorithm_that_refuses_is_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd_accuracy, "ALGORITHMS", ("indirect", "depthwise"))
     listener = Silence()
-    (found,) = winograd_accuracy.measure(1, listener, TINY)
+    (found,) = winograd_accuracy.measure(1, listener, TINY, seeds=1)
     assert [record["algorithm"] for record in found if not record["is_emulated"]] == ["indirect"]
-    assert [line.split(":")[:2] for line in listener.said] == [["layer tiny", " depthwise is left out"]]
+    assert [line.split(":")[:2] for line in listener.said] == [["layer tiny, data 1 of 1", " depthwise is left out"]]
+
+
+def test_errors_are_of_all_data() -> None:
+    found = winograd_accuracy.errors([np.array([3.0, -4.0]), np.array([0.0, -5.0])])
+    assert found == {"max_error": 5.0, "rms_error": pytest.approx((50 / 4) ** 0.5)}
 
 
 def _data(spec: ConvSpec) -> tuple[np.ndarray, np.ndarray]:

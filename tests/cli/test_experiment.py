@@ -17,7 +17,7 @@ TINY = Accuracy(ConvSpec(1, 8, 10, 10, 8, 3, 3, pad=(1, 1, 1, 1)), 1e-5, 5e-6, 4
 def test_accuracy(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("waterline.bench.experiments.winograd.ACCURACY", {"tiny": TINY})
     path = tmp_path / "records.jsonl"
-    result = call("experiment", "winograd", "--accuracy-only", "--threads", "1", "--json", path, "--markdown")
+    result = call("experiment", "winograd", "--accuracy-only", "--seeds", "1", "--json", path, "--markdown")
     assert result.returncode == 0, result.stderr
     for word in ("F(4x4,3x3)", "winograd:f4x4", "(emulated)", "| tiny |"):
         assert word in result.stdout

@@ -60,8 +60,8 @@ def winograd_errors(records: Sequence[Record]) -> Table:
         )
         previous = layer
     table.notes.append(
-        "All output elements of one image, against sums in float64. Emulated: the same steps by NumPy in float32, "
-        "for points that no kernel is built with."
+        f"All output elements of an image, {records[0]['seeds']} sets of data, against sums in float64. Emulated: the "
+        "same steps by NumPy in float32, for points that no kernel is built with."
     )
     ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in worst.items() if ratio != 1.0)
     table.notes.append(f"Largest error on any layer, of direct summation's there: {ratios}.")

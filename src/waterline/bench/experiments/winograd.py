@@ -11,6 +11,7 @@ from waterline.algorithms.winograd.transforms import filtering
 from waterline.bench import records
 from waterline.bench.command import check_threads, counts, positive
 from waterline.bench.experiments import Listener, winograd_accuracy, winograd_speed
+from waterline.bench.experiments.winograd_accuracy import SEEDS
 from waterline.bench.experiments.winograd_paper import ACCURACY, NETWORK, OPERATIONS, SPEED
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
@@ -28,7 +29,9 @@ def configure(parser: argparse._ActionsContainer) -> None:
         "--network", default=NETWORK, metavar="NAME", help=f"of the zoo, for speed (default: {NETWORK})"
     )
     parser.add_argument("--image-size", type=positive, metavar="N", help="height and width, for speed")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the data, for accuracy (default: 0)")
+    parser.add_argument(
+        "--seeds", type=positive, default=SEEDS, metavar="N", help=f"data, for accuracy (default: {SEEDS})"
+    )
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--accuracy-only", action="store_true", help="errors against float64")
     part.add_argument("--speed-only", action="store_true", help="the convolutions of the network")
@@ -44,7 +47,7 @@ def measure(arguments: argparse.Namespace, machine: Machine, listener: Listener)
     if not arguments.speed_only:
         common = records.environment(machine, {})
         yield [{**common, **record} for record in operations()]
-        for found in winograd_accuracy.measure(threads[-1], listener, ACCURACY, arguments.seed):
+        for found in winograd_accuracy.measure(threads[-1], listener, ACCURACY, arguments.seeds):
             yield [{**common, **record} for record in found]
     if not arguments.accuracy_only:
         protocol = Protocol(seconds=arguments.seconds, least_rounds=LEAST_ROUNDS)

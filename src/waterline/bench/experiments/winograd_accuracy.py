@@ -25,6 +25,7 @@ from waterline.spec import ConvSpec
 
 PROTOCOL = "experiment winograd: accuracy"
 DIRECT = "indirect"
+SEEDS = 3
 ALGORITHMS = (DIRECT, "winograd:f2x2", "winograd:f4x4", "winograd:f6x6", "fft")
 # algorithm -> the field of `Accuracy` with the paper's error
 PUBLISHED = {DIRECT: "direct", "winograd:f2x2": "f2x2", "winograd:f4x4": "f4x4"}
@@ -47,26 +48,31 @@ def points_text(points: Sequence[Fraction]) -> str:
     return ", ".join(words)
 
 
-def measure(threads: int, listener: Listener, layers: Mapping[str, Accuracy], seed: int = 0) -> Iterator[list[Record]]:
-    """The records of one layer after the other: one an algorithm, then one an emulation."""
+def measure(
+    threads: int, listener: Listener, layers: Mapping[str, Accuracy], seeds: int = SEEDS
+) -> Iterator[list[Record]]:
+    """The records of one layer after the other: one an algorithm, then one an emulation.
+
+    Args:
+        seeds: sets of inputs and filters. The largest error of a single one differs by a third from set to set.
+    """
     for layer, published in layers.items():
         spec = published.spec
-        random = np.random.default_rng(seed)
-        x = random.uniform(-1, 1, (spec.n, spec.c, spec.h, spec.w)).astype(np.float32)
-        weight = random.uniform(-1, 1, (spec.k, spec.c, spec.r, spec.s)).astype(np.float32)
-        listener.show(f"layer {layer}: in float64")
-        truth = conv2d(x, weight, None, spec)
-        labels: Record = {
-            "protocol": PROTOCOL,
-            "model": spec.id,
-            "layer": layer,
-            "engine": "waterline",
-            "dtype": "float32",
-        }
-        labels |= {"batch": spec.n, "threads": threads, "seed": seed}
+        differences: dict[tuple[str, bool], list[np.ndarray]] = {}
+        for seed in range(seeds):
+            random = np.random.default_rng(seed)
+            x = random.uniform(-1, 1, (spec.n, spec.c, spec.h, spec.w)).astype(np.float32)
+            weight = random.uniform(-1, 1, (spec.k, spec.c, spec.r, spec.s)).astype(np.float32)
+            what = f"layer {layer}, data {seed + 1} of {seeds}"
+            listener.show(f"{what}: in float64")
+            truth = conv2d(x, weight, None, spec)
+            for name, is_emulated, result in _results(what, spec, x, weight, threads, listener):
+                differences.setdefault((name, is_emulated), []).append(result - truth)
+        labels: Record = {"protocol": PROTOCOL, "model": spec.id, "layer": layer, "engine": "waterline"}
+        labels |= {"dtype": "float32", "batch": spec.n, "threads": threads, "seeds": seeds}
         found = [
-            {**labels, "algorithm": name, "is_emulated": is_emulated, **errors(result - truth)}
-            for name, is_emulated, result in _results(layer, spec, x, weight, threads, listener)
+            {**labels, "algorithm": name, "is_emulated": is_emulated, **errors(values)}
+            for (name, is_emulated), values in differences.items()
         ]
         direct = found[0]["max_error"]
         for record in found:
@@ -78,30 +84,30 @@ def measure(threads: int, listener: Listener, layers: Mapping[str, Accuracy], se
         yield found
 
 
-def errors(difference: np.ndarray) -> Record:
-    """Of all elements."""
+def errors(differences: Sequence[np.ndarray]) -> Record:
+    """Of all elements of all data: the largest, and the root of the mean square."""
     return {
-        "max_error": float(np.abs(difference).max()),
-        "rms_error": float(np.sqrt(np.square(difference).mean())),
+        "max_error": max(float(np.abs(values).max()) for values in differences),
+        "rms_error": float(np.sqrt(np.mean([np.square(values).mean() for values in differences]))),
     }
 
 
 def _results(
-    layer: str, spec: ConvSpec, x: np.ndarray, weight: np.ndarray, threads: int, listener: Listener
+    what: str, spec: ConvSpec, x: np.ndarray, weight: np.ndarray, threads: int, listener: Listener
 ) -> Iterator[tuple[str, bool, np.ndarray]]:
     """(algorithm, whether it is emulated, its outputs), direct summation first."""
     for name in ALGORITHMS:
         if name.partition(":")[0] not in waterline.algorithms():
             continue
-        listener.show(f"layer {layer}: {name}")
+        listener.show(f"{what}: {name}")
         try:
             y = waterline.conv2d(x, weight, padding=spec.pad[:2], algorithm=name, num_threads=threads)
         except Refused as refusal:
-            listener.say(f"layer {layer}: {name} is left out: {refusal.message}")
+            listener.say(f"{what}: {name} is left out: {refusal.message}")
             continue
         yield name, False, np.asarray(y)
     for name, minimal in emulations().items():
-        listener.show(f"layer {layer}: {name}, emulated")
+        listener.show(f"{what}: {name}, emulated")
         yield name, True, emulate(x, weight, spec, minimal)
 
 
