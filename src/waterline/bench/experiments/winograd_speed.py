@@ -101,11 +101,12 @@ def measure(
 
 
 def memory_bytes(workload: Workload, batch: int, engines: int) -> int:
-    """About what so many engines need for a batch: the two largest tensors and the weights, and half as much again."""
+    """About what so many engines need for a batch: the two largest tensors and the weights, and half as much again;
+    and the model twice, as it is and as the bytes that ONNX Runtime reads."""
     graph = workload.graph(batch)
     sizes = sorted(int(np.prod(graph.shapes[node.output], dtype=np.int64)) for node in graph.nodes)
     weights = sum(value.size for value in graph.constants.values())
-    return int(engines * 1.5 * 4 * (sum(sizes[-2:]) + weights))
+    return int(4 * (engines * 1.5 * (sum(sizes[-2:]) + weights) + 2 * weights))
 
 
 def available_bytes(path: str = _MEMINFO) -> int | None:
