@@ -23,6 +23,8 @@ from waterline.machine import Machine
 PASS_CYCLES = 8.0
 # Points that one codelet takes at most: a complex codelet holds two registers a point.
 LONGEST_CODELET = 16
+# The codelets of two passes are not more unequal than this: LARGEST_RATIO >= a / b, b / a.
+LARGEST_RATIO = 4
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,11 @@ class Axis:
             if self.a % 2 == 0:
                 yield 1, forward("odd", self.b), backward("odd", self.b), 0
 
-    def flops(self) -> float:
-        """Operations of one transform; the inverse's are within a few per cent the same."""
-        return float(sum(runs * (p.additions + p.multiplications + 6 * turns) for runs, p, _, turns in self.programs()))
+
+@cache
+def flops(axis: Axis) -> float:
+    """Operations of one transform; the inverse's are within a few per cent the same."""
+    return float(sum(runs * (p.additions + p.multiplications + 6 * turns) for runs, p, _, turns in axis.programs()))
 
 
 @cache
@@ -111,16 +115,14 @@ def cycles(axis: Axis, machine: Machine, inverse: bool = False) -> float:
 
 
 @cache
-def axis(n: int, real: bool, machine: Machine) -> Axis | None:
-    """The split of `n` points that takes the fewest cycles on `machine`; None where codelets would be too long."""
-    splits = [(a, n // a) for a in range(1, n + 1) if n % a == 0]
+def axis(n: int, real: bool, machine: Machine) -> Axis:
+    """The split of `n` points (one of `lengths`) that takes the fewest cycles on `machine`."""
     longest = LONGEST_CODELET
-    found = [
-        Axis(n, a, b, real)
-        for a, b in splits
-        if (a <= longest * (1 + real) and b == 1) or (1 < a <= longest and 1 < b <= longest)
-    ]
-    return min(found, key=lambda one: cycles(one, machine) + cycles(one, machine, True), default=None)
+    found = [Axis(n, n, 1, real)] if n <= longest * (1 + real) else []
+    for a in range(2, longest + 1):
+        if n % a == 0 and 1 < n // a <= longest and max(a * a, n) <= LARGEST_RATIO * min(a * a, n):
+            found.append(Axis(n, a, n // a, real))
+    return min(found, key=lambda one: cycles(one, machine) + cycles(one, machine, True))
 
 
 def lengths(least: int, most: int) -> list[int]:
@@ -132,4 +134,5 @@ def lengths(least: int, most: int) -> list[int]:
 def _smooth() -> tuple[int, ...]:
     limit = LONGEST_CODELET**2
     found = {2**i * 3**j * 5**k for i in range(9) for j in range(6) for k in range(4)}
-    return tuple(sorted(n for n in found if n <= limit and any(n % a == 0 and n // a <= 16 for a in range(1, 17))))
+    codelets = range(1, LONGEST_CODELET + 1)
+    return tuple(sorted(n for n in found if n <= limit and any(n % a == 0 and n // a in codelets for a in codelets)))

@@ -11,7 +11,7 @@ from llvmlite import ir
 
 from waterline.algorithms.fft.geometry import ELEM_BYTES, Geometry, Slots, block_pitch
 from waterline.algorithms.fft.product import ComplexProduct
-from waterline.algorithms.fft.stages import InputStage, OutputStage
+from waterline.algorithms.fft.stages import InputStage, OutputStage, Tensors
 from waterline.algorithms.fft.transforms import FACTOR_BYTES, emit_columns, emit_columns_back, emit_columns_filtered
 from waterline.codegen.cpu.clock import PhaseClock
 from waterline.codegen.cpu.emitter import Emitter, Value
@@ -56,6 +56,7 @@ class FilterKernel(Kernel):
         source, target = InputStage(e, g), OutputStage(e, g, self.epilogue)
         function = emit_columns_filtered(e, g.columns, g.is_line)
         buffer = e.at(scratch, g.vector_bytes(e.lanes))
+        tensors = Tensors(bias, y, residual, y_image, residual_image)
         clock = PhaseClock(e, counters)
         with e.loop(begin, end, name="item") as item:
             tile, channel_vector = _vector(e, source.slots, item)
@@ -73,8 +74,7 @@ class FilterKernel(Kernel):
                     ],
                 )
             clock.lap(1)
-            images = (y_image, residual_image)
-            target.emit((bias, y, residual), images, tile, tiles, channel_vector, scratch, buffer)
+            target.emit(tensors, tile, tiles, channel_vector, scratch, buffer)
             clock.lap(2)
         clock.flush()
 
@@ -114,11 +114,11 @@ class OutputKernel(Kernel):
         s, bias, y, residual = (e.load_pointer(args, 8 * i) for i in range(4))
         y_image, residual_image, first, last = (e.load_i64(args, 8 * i) for i in range(4, 8))
         stage = OutputStage(e, g, self.epilogue)
+        tensors = Tensors(bias, y, residual, y_image, residual_image)
         with e.loop(begin, end, name="item") as item:
             tile, channel_vector = _vector(e, stage.slots, item)
             here = e.at(s, e.mul(item, g.vector_bytes(e.lanes)))
-            images = (y_image, residual_image)
-            stage.emit((bias, y, residual), images, e.add(first, tile), last, channel_vector, here, scratch)
+            stage.emit(tensors, e.add(first, tile), last, channel_vector, here, scratch)
 
 
 @dataclass(frozen=True)

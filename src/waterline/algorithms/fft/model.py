@@ -47,7 +47,7 @@ class Fft(Algorithm):
         if max(spec.r, spec.s) > longest:
             return Refusal(f"its filters have at most {longest} taps an axis here, the layer's are {spec.r}x{spec.s}")
         if not candidates(spec, machine):
-            least = min(p_h * p_w for p_h, p_w in lengths_of(spec, machine)) * 4 * spec.k * spec.group_c
+            least = min(p_h * p_w for p_h, p_w in lengths_of(spec)) * 4 * spec.k * spec.group_c
             return Refusal(
                 f"the filters' spectra take {least / 2**20:.0f} MiB, the limit is {LARGEST_SPECTRA_BYTES >> 20} MiB"
             )

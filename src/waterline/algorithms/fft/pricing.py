@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from functools import cache
 
@@ -28,6 +30,11 @@ from waterline.spec import ConvSpec
 LARGEST_SPECTRA_BYTES = 1 << 30
 # Points of one axis of a tile: a line has two such axes, and on a plane more gain nothing.
 LONGEST_AXIS = 256
+# Tiles of more than so many times the taps of an axis save nothing, but small ones may be so long.
+LONGEST_TILE_TAPS, LEAST_LONGEST_TILE = 4, 32
+# Lines of about so many times the taps.
+LINE_TAPS = (2, 2.5, 3, 4, 6, 8)
+MOST_LENGTHS = 5
 MOST_CONFIGS = 4
 
 
@@ -79,6 +86,9 @@ class Work:
         return ahead, self.vectors[0] * there + self.vectors[1] * again, back, product
 
     def cost(self) -> Cost:
+        return Cost(self.seconds(), sum(phase.flops for phase in self.phases()), self.spec.least_bytes)
+
+    def seconds(self) -> float:
         spec, machine = self.spec, self.machine
         ahead, columns, back, product = self._cycles()
         clock = clock_hz(machine)
@@ -98,8 +108,10 @@ class Work:
         moved = 2 * half_way / machine.bytes_per_s(level, machine.cores)
         near = "l2" if self.spectra_bytes < machine.l2_bytes // 2 else "l3"
         again = self.spectra_bytes * max(0.0, passes - 1) / machine.bytes_per_s(near, machine.cores)
-        seconds = overlapped(compute, moved, arriving + again)
-        return Cost(seconds, sum(phase.flops for phase in self.phases()), spec.least_bytes)
+        # Pixels are read and written a vector at a time, which no prefetcher guesses: that does not hide.
+        pixels = spec.input_bytes + 2 * spec.output_bytes
+        far = "l2" if pixels < machine.l2_bytes // 2 else "l3" if pixels < machine.l3_bytes // 2 else "dram"
+        return overlapped(compute, moved, arriving + again) + pixels / machine.bytes_per_s(far, machine.cores)
 
     def _spread(self, cycles: float, items: int) -> float:
         """Of so many items on all cores."""
@@ -108,8 +120,8 @@ class Work:
     def phases(self) -> tuple[Phase, ...]:
         spec, rows, columns, lanes = self.spec, self.rows, self.columns, self.lanes
         half_way = [v * self.half_way * 1.0 for v in self.vectors]
-        row = [v * lanes * rows.flops() for v in self.vectors]
-        column = [v * lanes * rows.count * columns.flops() for v in self.vectors]
+        row = [v * lanes * axes.flops(rows) for v in self.vectors]
+        column = [v * lanes * rows.count * axes.flops(columns) for v in self.vectors]
         places = rows.count * columns.n
         if is_filter(spec):
             product = 6.0 * self.vectors[0] * lanes * places
@@ -137,54 +149,54 @@ def spectra_bytes(spec: ConvSpec, points_h: int, frequencies_w: int, machine: Ma
     return points_h * frequencies_w * elems * ELEM_BYTES
 
 
-def _axis_lengths(window: Window, machine: Machine, most_tiles: int = 1 << 20) -> list[int]:
-    """For each number of tiles worth it the fewest points, largest tiles first."""
-    found: list[int] = []
-    usable = [n for n in axes.lengths(2, LONGEST_AXIS) if axes.axis(n, True, machine) and n >= window.taps]
-    for n in reversed(usable):
-        tiling = Tiling.of(window, n)
-        if n < window.taps or tiling.m < 1 or tiling.tiles > most_tiles:
-            continue
-        if not found or tiling.tiles > Tiling.of(window, found[-1]).tiles:
-            found.append(n)
-        else:
-            found[-1] = n
-    return found
+def _axis_lengths(window: Window) -> list[int]:
+    """Points of a tile worth pricing: for each number of tiles the fewest, and of these the least work an output."""
+    most = max(window.taps * LONGEST_TILE_TAPS, LEAST_LONGEST_TILE)
+    fewest: dict[int, int] = {}
+    for n in reversed(axes.lengths(max(2, window.taps), LONGEST_AXIS)):
+        tiles = Tiling.of(window, n).tiles
+        if n <= most or tiles == 1:
+            fewest[tiles] = n
+    if not fewest:
+        return axes.lengths(window.taps, LONGEST_AXIS)[:1]
+    # Transforms, and per point what is read, multiplied and written.
+    return sorted(fewest.values(), key=lambda n: Tiling.of(window, n).tiles * n * (math.log2(n) + 4))[:MOST_LENGTHS]
 
 
-def lengths_of(spec: ConvSpec, machine: Machine) -> Iterator[tuple[int, int]]:
-    """Points on both axes worth pricing."""
-    high, wide = working_windows(spec)
-    if not is_line(spec):
-        for n_h in _axis_lengths(high, machine)[:6]:
-            for n_w in _axis_lengths(wide, machine)[:6]:
-                yield n_h, n_w
-        return
-    least = wide.one_tile()
-    sizes = [n for n in axes.lengths(1, LONGEST_AXIS) if axes.axis(n, True, machine)]
-    folded: dict[int, tuple[int, int]] = {}
+@cache
+def _folds() -> dict[int, tuple[int, int]]:
+    """Points of a line -> the two axes that it is folded into, as equal as they can be."""
+    sizes = axes.lengths(1, LONGEST_AXIS)
+    folds: dict[int, tuple[int, int]] = {}
     for n_h in sizes:
         for n_w in sizes:
             n = n_h * n_w
-            if n_w < 2 or n < wide.taps or not n_h <= n_w <= 4 * max(n_h, 4):
-                continue
-            if n not in folded or abs(n_w - n_h) < abs(folded[n][1] - folded[n][0]):
-                folded[n] = n_h, n_w
-    # One tile, and tiles of about 2, 3, 4, 6 and 8 times the taps.
-    wanted = {least} | {int(wide.taps * times) + 8 for times in (2, 2.5, 3, 4, 6, 8)}
-    lengths = sorted(folded)
-    chosen = {next((n for n in lengths if n >= min(want, least)), lengths[-1]) for want in wanted}
-    yield from (folded[n] for n in sorted(chosen))
+            if max(n_h, 2) <= n_w <= 4 * max(n_h, 4) and (n not in folds or n_w < folds[n][1]):
+                folds[n] = n_h, n_w
+    return folds
+
+
+def lengths_of(spec: ConvSpec) -> Iterator[tuple[int, int]]:
+    """Points on both axes worth pricing."""
+    high, wide = working_windows(spec)
+    if not is_line(spec):
+        yield from itertools.product(_axis_lengths(high), _axis_lengths(wide))
+        return
+    lengths = sorted(n for n in _folds() if n >= wide.taps)
+    one = wide.one_tile()
+    wanted = {one} | {min(one, int(wide.taps * times) + 8) for times in LINE_TAPS}
+    chosen = {next((n for n in lengths if n >= want), lengths[-1]) for want in wanted}
+    yield from (_folds()[n] for n in sorted(chosen))
 
 
 @cache
 def candidates(spec: ConvSpec, machine: Machine) -> tuple[FftConfig, ...]:
     """The best few by cost, of different points."""
     ranked: list[tuple[float, FftConfig]] = []
-    for n_h, n_w in lengths_of(spec, machine):
+    for n_h, n_w in lengths_of(spec):
         if spectra_bytes(spec, n_h, n_w // 2 + 1, machine) > LARGEST_SPECTRA_BYTES:
             continue
-        found = [(Work(spec, c, machine).cost().seconds, c) for c in _blockings(spec, n_h, n_w, machine)]
+        found = [(Work(spec, c, machine).seconds(), c) for c in _blockings(spec, n_h, n_w, machine)]
         ranked.append(min(found, key=lambda entry: entry[0]))
     ranked.sort(key=lambda entry: entry[0])
     return tuple(config for _, config in ranked[:MOST_CONFIGS])

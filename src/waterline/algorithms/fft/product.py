@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from waterline.codegen.cpu.emitter import F32, PTR, Emitter, Value
+from waterline.codegen.cpu.emitter import CACHE_LINE_BYTES, F32, PTR, Emitter, Value
 from waterline.codegen.cpu.epilogue import vector_counts
 from waterline.machine import Machine
 
@@ -66,6 +66,8 @@ class ComplexProduct:
         row_bytes, plane_bytes: from row to row, and from real to imaginary parts, on the side of the inputs.
         out_row_bytes, out_plane_bytes: the same of the sums.
         room: outputs that a row has room for: what lies behind its own is stored as zeros.
+        passes: tiles of rows over which the request for the next panel of weights is spread, so that it arrives evenly
+            while this one is multiplied.
     """
 
     tile: ComplexTile
@@ -77,6 +79,7 @@ class ComplexProduct:
     out_row_bytes: int
     out_plane_bytes: int
     room: int
+    passes: int
 
     def weight_elems(self, lanes: int) -> int:
         """Of one frequency."""
@@ -91,8 +94,8 @@ class ComplexProduct:
 
     def _emit_tile(self, entry: Emitter, columns: int) -> ir.Function:
         name = f"{entry.function.name}_product{columns}"
-        e = Emitter(entry.module, entry.machine, name, [PTR] * 3, internal=True, noinline=True)
-        v, weights, m = e.arguments
+        e = Emitter(entry.module, entry.machine, name, [PTR] * 4, internal=True, noinline=True)
+        v, weights, m, following = e.arguments
         rows, vectors = self.tile.rows, -(-columns // e.lanes)
         vector_bytes = e.lanes * ELEM_BYTES
         step_bytes = 2 * vectors * vector_bytes
@@ -100,6 +103,10 @@ class ComplexProduct:
         with e.carried_loop(0, self.depth, 1, [weights, *sums], name="depth") as loop:
             panel, *partial = loop.values
             at = e.mul(loop.index, ELEM_BYTES)
+            lines = self._lines(vectors, vector_bytes)
+            ahead = e.at(following, e.mul(loop.index, lines * CACHE_LINE_BYTES))
+            for line in range(lines):
+                e.prefetch(ahead, line * CACHE_LINE_BYTES, locality=2)
             w = [e.load_vector(panel, i * vector_bytes) for i in range(2 * vectors)]
             for i in range(rows):
                 re = e.splat(e.load(e.at(v, at), F32, i * self.row_bytes, 4))
@@ -123,6 +130,10 @@ class ComplexProduct:
         e.finish()
         return e.function
 
+    def _lines(self, vectors: int, vector_bytes: int) -> int:
+        """Cache lines of the next weights that a tile asks for in each step of depth."""
+        return -(-2 * vectors * vector_bytes // (CACHE_LINE_BYTES * self.passes))
+
     def emit_rows(
         self, e: Emitter, functions: dict[int, ir.Function], v: Value, weights: Value, m: Value, row_tiles: Value
     ) -> None:
@@ -139,15 +150,17 @@ class ComplexProduct:
             for begin, end, columns in ((0, panels - 1, width), (panels - 1, panels, last)):
                 if begin == end:
                     continue
-                with e.loop(begin, end, name="panel") as panel, e.loop(0, row_tiles, name="rows") as i:
-                    e.builder.call(
-                        functions[columns],
-                        [
+                vectors = -(-columns // lanes)
+                pass_bytes = self.depth * self._lines(vectors, lanes * ELEM_BYTES) * CACHE_LINE_BYTES
+                with e.loop(begin, end, name="panel") as panel:
+                    here = e.at(right, e.mul(panel, panel_bytes))
+                    there = e.at(here, self.depth * 2 * vectors * lanes * ELEM_BYTES)
+                    with e.loop(0, row_tiles, name="rows") as i:
+                        column = e.mul(panel, width * ELEM_BYTES)
+                        arguments = [
                             e.at(left, e.mul(i, self.tile.rows * self.row_bytes)),
-                            e.at(right, e.mul(panel, panel_bytes)),
-                            e.at(
-                                target,
-                                e.add(e.mul(panel, width * ELEM_BYTES), e.mul(i, self.tile.rows * self.out_row_bytes)),
-                            ),
-                        ],
-                    )
+                            here,
+                            e.at(target, e.add(column, e.mul(i, self.tile.rows * self.out_row_bytes))),
+                            e.at(there, e.mul(i, pass_bytes)),
+                        ]
+                        e.builder.call(functions[columns], arguments)

@@ -6,6 +6,7 @@ Layouts: see `waterline.algorithms.fft.geometry`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from waterline.algorithms.fft.geometry import ELEM_BYTES, Geometry, Slots
 from waterline.algorithms.fft.transforms import emit_rows, emit_rows_back
@@ -16,6 +17,12 @@ from waterline.spec import Epilogue
 
 def _place(e: Emitter, strides: tuple[int, int], row: Value | int, column: Value | int) -> Value:
     return e.add(e.mul(row, strides[0] * ELEM_BYTES), e.mul(column, strides[1] * ELEM_BYTES))
+
+
+def _prefetch(e: Emitter, pixel: Value, point_bytes: int, first: Value | int, last: Value | int) -> None:
+    """Asks for the points `first` .. `last` of a row of pixels: strides are too long for hardware to guess."""
+    with e.loop(first, last, name="ask") as j:
+        e.prefetch(pixel, e.mul(j, point_bytes))
 
 
 def _steps(e: Emitter, length: Value, step: int) -> Value:
@@ -92,6 +99,8 @@ class InputStage(_Stage):
         image, first_row, first_column = self.split(tile)
         base = e.at(image_x, e.add(e.mul(image, x_image), e.mul(channel_vector, self.vector)))
         point_bytes = g.step * g.x_strides[1] * ELEM_BYTES
+        following_bytes = g.x_strides[1 if g.is_line else 0] * ELEM_BYTES
+        whole_channels = e.builder.icmp_signed("<", channel_vector, e.index(self.slots.channels // e.lanes))
         with e.loop(0, g.columns.n, name="row") as i:
             target = e.at(s, e.mul(i, 2 * self.vector))
             is_inside, y, x = self._row(first_row, first_column, i)
@@ -99,44 +108,33 @@ class InputStage(_Stage):
                 with then:
                     first, last = self._inside(x)
                     pixel = e.at(base, _place(e, g.x_strides, y, x))
-                    is_whole = e.builder.and_(
-                        e.builder.icmp_signed("==", first, e.index(0)),
-                        e.builder.icmp_signed("==", last, e.index(g.rows.n)),
-                    )
-
-                    def load(
-                        count: int,
-                        pixel: Value = pixel,
-                        first: Value = first,
-                        last: Value = last,
-                        is_whole: Value = is_whole,
-                        target: Value = target,
-                    ) -> None:
-                        if count < e.lanes:
-                            self._gather(pixel, point_bytes, first, last, count, buffer)
-                            e.builder.call(self.function, [buffer, e.index(self.vector), target])
-                            return
-                        with e.builder.if_else(is_whole) as (whole, part):
-                            with whole:
-                                e.builder.call(self.function, [pixel, e.index(point_bytes), target])
-                            with part:
-                                self._gather(pixel, point_bytes, first, last, count, buffer)
-                                e.builder.call(self.function, [buffer, e.index(self.vector), target])
-
-                    self.over_counts(channel_vector, load)
+                    _prefetch(e, e.at(pixel, following_bytes), point_bytes, first, last)
+                    all_points = e.builder.icmp_signed("==", e.sub(last, first), e.index(g.rows.n))
+                    is_direct = e.builder.and_(all_points, whole_channels)
+                    with e.when(e.builder.not_(is_direct)):
+                        self.over_counts(channel_vector, self._gathering(pixel, point_bytes, first, last, buffer))
+                    source = e.builder.select(is_direct, pixel, buffer)
+                    stride = e.builder.select(is_direct, e.index(point_bytes), e.index(self.vector))
+                    e.builder.call(self.function, [source, stride, target])
                 with otherwise, e.loop(0, g.rows.count, name="frequency") as j:
                     at = e.at(target, e.mul(j, self.pitch))
                     e.store_vector(e.splat(0.0), at)
                     e.store_vector(e.splat(0.0), at, self.vector)
 
-    def _gather(self, pixel: Value, point_bytes: int, first: Value, last: Value, count: int, buffer: Value) -> None:
-        """The points of a row side by side in the buffer, zeros outside first .. last."""
+    def _gathering(
+        self, pixel: Value, point_bytes: int, first: Value, last: Value, buffer: Value
+    ) -> Callable[[int], None]:
+        """Puts the points of a row side by side into the buffer, zeros outside first .. last."""
         e, n = self.e, self.geometry.rows.n
-        for begin, end in ((0, first), (last, n)):
-            with e.loop(begin, end, name="zero") as j:
-                e.store_vector(e.splat(0.0), buffer, e.mul(j, self.vector))
-        with e.loop(first, last, name="point") as j:
-            e.store_vector(e.load_vector(pixel, e.mul(j, point_bytes), count), buffer, e.mul(j, self.vector))
+
+        def gather(count: int) -> None:
+            for begin, end in ((0, first), (last, n)):
+                with e.loop(begin, end, name="zero") as j:
+                    e.store_vector(e.splat(0.0), buffer, e.mul(j, self.vector))
+            with e.loop(first, last, name="point") as j:
+                e.store_vector(e.load_vector(pixel, e.mul(j, point_bytes), count), buffer, e.mul(j, self.vector))
+
+        return gather
 
     def _of_several(self, image_x: Value, x_image: Value, tile: Value, tiles: Value, s: Value, buffer: Value) -> None:
         e, g, slot = self.e, self.geometry, self.slots.slot
@@ -158,6 +156,26 @@ class InputStage(_Stage):
             e.builder.call(self.function, [buffer, e.index(self.vector), e.at(s, e.mul(i, 2 * self.vector))])
 
 
+@dataclass(frozen=True)
+class Tensors:
+    """Addresses of the first image, and bytes from image to image."""
+
+    bias: Value
+    y: Value
+    residual: Value
+    y_image: Value
+    residual_image: Value
+
+
+@dataclass(frozen=True)
+class OutputRow:
+    """Where the outputs of a tile's row go: addresses of the first, and how many there are."""
+
+    y: Value
+    residual: Value
+    length: Value
+
+
 class OutputStage(_Stage):
     """S -> rows of pixels, with the epilogue."""
 
@@ -165,72 +183,70 @@ class OutputStage(_Stage):
         super().__init__(e, geometry, geometry.outputs)
         self.epilogue = epilogue
         self.function = emit_rows_back(e, geometry.rows, geometry.pitch_bytes(e.lanes))
+        self.y_bytes = geometry.step * geometry.y_strides[1] * ELEM_BYTES
+        self.residual_bytes = geometry.step * geometry.residual_strides[1] * ELEM_BYTES
 
-    def emit(
-        self,
-        tensors: tuple[Value, Value, Value],
-        image_bytes: tuple[Value, Value],
-        tile: Value,
-        tiles: Value,
-        channel_vector: Value,
-        s: Value,
-        buffer: Value,
-    ) -> None:
-        """One vector of columns. `tensors` are bias, y and residual; `image_bytes` of y and of the residual."""
-        e, g = self.e, self.geometry
-        several = self.slots.tiles > 1
-        count = e.minimum(self.slots.tiles, e.sub(tiles, tile))
-        rows = g.columns.n if g.is_line else g.m_h
-        if not several:
-            _, first_row, first_column = self.split(tile)
-            left = e.sub(g.q, first_column) if g.is_line else e.sub(g.p, first_row)
-            rows = e.minimum(rows, left)
-        with e.loop(0, rows, name="row") as i:
-            e.builder.call(self.function, [e.at(s, e.mul(i, 2 * self.vector)), buffer])
-            if several:
-                with e.loop(0, count, name="tile") as number:
-                    here = e.at(buffer, e.mul(number, self.slots.slot * ELEM_BYTES))
-                    place = (e.add(tile, number), e.index(0), i)
-                    self._store(tensors, image_bytes, place, here, g.outputs, self.slots.slot)
-            else:
-                place = (tile, e.mul(channel_vector, self.vector), i)
-                self.over_counts(
-                    channel_vector,
-                    lambda count: self._store(tensors, image_bytes, place, buffer, count, e.lanes),
-                )
-
-    def _store(
-        self,
-        tensors: tuple[Value, Value, Value],
-        image_bytes: tuple[Value, Value],
-        place: tuple[Value, Value, Value],
-        buffer: Value,
-        count: int,
-        lanes: int,
-    ) -> None:
-        """The outputs of a row: `count` channels. `place` is (tile, bytes before the first channel, row)."""
-        e, g = self.e, self.geometry
-        tile, channel, i = place
-        bias, y, residual = tensors
-        image, p, q = self.split(tile)
-        if g.is_line:
-            q = e.add(q, i)
-            length = _steps(e, e.sub(e.minimum(g.m_w, e.sub(g.q, self.split(tile)[2])), i), g.step)
+    def emit(self, tensors: Tensors, tile: Value, tiles: Value, channel_vector: Value, s: Value, buffer: Value) -> None:
+        """One vector of columns: of `tile`, or of the tiles from `tile` on that share a vector."""
+        if self.slots.tiles == 1:
+            self._of_one(tensors, tile, channel_vector, s, buffer)
         else:
-            length = e.minimum(g.m_w, e.sub(g.q, q))
-            rows = e.sub(g.p, p)
-            length = e.builder.select(e.builder.icmp_signed("<", i, rows), length, e.index(0))
-            p = e.add(p, i)
-        target = e.at(y, e.add(e.add(e.mul(image, image_bytes[0]), channel), _place(e, g.y_strides, p, q)))
-        added = residual
+            self._of_several(tensors, tile, tiles, s, buffer)
+
+    def _of_one(self, tensors: Tensors, tile: Value, channel_vector: Value, s: Value, buffer: Value) -> None:
+        e, g = self.e, self.geometry
+        _, first_row, first_column = self.split(tile)
+        channel = e.mul(channel_vector, self.vector)
+        rows = (
+            e.minimum(g.columns.n, e.sub(g.q, first_column)) if g.is_line else e.minimum(g.m_h, e.sub(g.p, first_row))
+        )
+        with e.loop(0, rows, name="row") as i:
+            row = self._row(tensors, tile, channel, i)
+            # The lines that are written, while the row is transformed.
+            _prefetch(e, row.y, self.y_bytes, 0, row.length)
+            if self.epilogue.residual:
+                _prefetch(e, row.residual, self.residual_bytes, 0, row.length)
+            e.builder.call(self.function, [e.at(s, e.mul(i, 2 * self.vector)), buffer])
+            bias = e.at(tensors.bias, channel) if self.epilogue.bias else tensors.bias
+            self.over_counts(channel_vector, lambda count: self._store(row, bias, buffer, count, e.lanes))
+
+    def _of_several(self, tensors: Tensors, tile: Value, tiles: Value, s: Value, buffer: Value) -> None:
+        e, g, slot = self.e, self.geometry, self.slots.slot
+        count = e.minimum(self.slots.tiles, e.sub(tiles, tile))
+        with e.loop(0, g.columns.n if g.is_line else g.m_h, name="row") as i:
+            e.builder.call(self.function, [e.at(s, e.mul(i, 2 * self.vector)), buffer])
+            with e.loop(0, count, name="tile") as number:
+                row = self._row(tensors, e.add(tile, number), e.index(0), i)
+                here = e.at(buffer, e.mul(number, slot * ELEM_BYTES))
+                self._store(row, tensors.bias, here, g.outputs, slot)
+
+    def _row(self, tensors: Tensors, tile: Value, channel: Value, i: Value) -> OutputRow:
+        """Row i of a tile, its channels from byte `channel` on."""
+        e, g = self.e, self.geometry
+        image, p, q = self.split(tile)
+        length = e.minimum(g.m_w, e.sub(g.q, q))
+        if g.is_line:
+            q, length = e.add(q, i), _steps(e, e.sub(length, i), g.step)
+        else:
+            is_inside = e.builder.icmp_signed("<", i, e.sub(g.p, p))
+            p, length = e.add(p, i), e.builder.select(is_inside, length, e.index(0))
+
+        def pixel(base: Value, image_bytes: Value, strides: tuple[int, int]) -> Value:
+            return e.at(base, e.add(e.add(e.mul(image, image_bytes), channel), _place(e, strides, p, q)))
+
+        residual = tensors.residual
         if self.epilogue.residual:
-            place = e.add(e.add(e.mul(image, image_bytes[1]), channel), _place(e, g.residual_strides, p, q))
-            added = e.at(residual, place)
-        shift = e.load_vector(bias, channel, count, lanes) if self.epilogue.bias else None
-        with e.loop(0, length, name="point") as j:
+            residual = pixel(residual, tensors.residual_image, g.residual_strides)
+        return OutputRow(pixel(tensors.y, tensors.y_image, g.y_strides), residual, length)
+
+    def _store(self, row: OutputRow, bias: Value, buffer: Value, count: int, lanes: int) -> None:
+        """`count` channels of the outputs of a row."""
+        e = self.e
+        shift = e.load_vector(bias, 0, count, lanes) if self.epilogue.bias else None
+        with e.loop(0, row.length, name="point") as j:
             value = e.load_vector(buffer, e.mul(j, self.vector), lanes=lanes)
             if shift is not None:
                 value = e.builder.fadd(value, shift)
-            where = e.mul(j, g.step * g.residual_strides[1] * ELEM_BYTES) if self.epilogue.residual else 0
-            value = finish_vector(e, self.epilogue, value, added, where, count)
-            e.store_vector(value, target, e.mul(j, g.step * g.y_strides[1] * ELEM_BYTES), count)
+            where = e.mul(j, self.residual_bytes) if self.epilogue.residual else 0
+            value = finish_vector(e, self.epilogue, value, row.residual, where, count)
+            e.store_vector(value, row.y, e.mul(j, self.y_bytes), count)

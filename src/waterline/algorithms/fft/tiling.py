@@ -93,10 +93,7 @@ def is_filter(spec: ConvSpec) -> bool:
 
 def axes_of(config: FftConfig, machine: Machine) -> tuple[axes.Axis, axes.Axis]:
     """(columns, rows)."""
-    columns, rows = axes.axis(config.points_h, False, machine), axes.axis(config.points_w, True, machine)
-    assert columns is not None, config
-    assert rows is not None, config
-    return columns, rows
+    return axes.axis(config.points_h, False, machine), axes.axis(config.points_w, True, machine)
 
 
 def tilings_of(spec: ConvSpec, config: FftConfig) -> tuple[Tiling, Tiling]:
@@ -146,6 +143,8 @@ def block_tiles_of(spec: ConvSpec, config: FftConfig, lanes: int) -> int:
 
 def product_of(spec: ConvSpec, config: FftConfig, lanes: int) -> ComplexProduct:
     """Of one frequency."""
+    down, along = tilings_of(spec, config)
+    tiles = down.tiles * along.tiles  # of one image: kernels do not depend on the batch
     slots, room, block_tiles = Slots(spec.c, lanes), Slots(spec.k, lanes), block_tiles_of(spec, config, lanes)
     return ComplexProduct(
         tile=ComplexTile(config.tile_rows, config.tile_vectors),
@@ -157,4 +156,5 @@ def product_of(spec: ConvSpec, config: FftConfig, lanes: int) -> ComplexProduct:
         out_row_bytes=room.slot * ELEM_BYTES,
         out_plane_bytes=block_plane(spec.k, block_tiles, lanes),
         room=room.slot,
+        passes=-(-min(block_tiles, tiles) // config.tile_rows),
     )
