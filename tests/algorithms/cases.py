@@ -10,6 +10,7 @@ from algorithms.layers import Case, machine_of
 from waterline.algorithms import REGISTRY, Algorithm, GemmConfig
 from waterline.algorithms.depthwise.model import DepthwiseConfig
 from waterline.algorithms.grouped.model import PermuteConfig
+from waterline.algorithms.winograd.layer import WinogradConfig
 from waterline.machine import Machine
 from waterline.spec import Activation, ConvSpec, Epilogue
 
@@ -96,6 +97,8 @@ def fits(algorithm: Algorithm, spec: ConvSpec, config: Any, machine: Machine) ->
     own = algorithm.configs(spec, machine)
     if not any(isinstance(c, type(config)) for c in own):
         return False
+    if isinstance(config, WinogradConfig) and config.chunk_elems and spec.c % config.chunk_elems:
+        return False
     return not isinstance(config, DepthwiseConfig) or config.vectors == 1 or spec.c >= config.vectors * machine.lanes()
 
 
@@ -143,6 +146,13 @@ ODD = (
     "n1_c34_h6_w7_k34_r3_s3_st1_pd1_dl1_g2",  # groups of 17: wider than any vector
     "n1_c32_h7_w9_k64_r5_s5_st1_pd2_dl1_g32",
     "n1_c32_h9_w9_k32_r3_s3_st1_pd2_dl2_g8",
+    "n1_c20_h9_w21_k37_r1_s7_st1_pd0x3_dl1_g1",  # one direction only
+    "n1_c20_h21_w5_k37_r7_s1_st1_pd3x0_dl1_g1",
+    "n1_c33_h9_w8_k18_r5_s5_st1_pd2_dl1_g1",
+    "n1_c9_h11_w12_k18_r7_s7_st1_pd3_dl1_g1",
+    "n1_c16_h13_w10_k50_r3_s3_st2_pd1_dl1_g1",
+    "n1_c17_h14_w9_k19_r5_s3_st2x1_pd2x0x1x1_dl1_g1",
+    "n1_c34_h9_w9_k66_r3_s3_st1_pd1_dl1_g1",
 )
 
 
@@ -153,7 +163,16 @@ def odd_cases(algorithm: Algorithm, isa: str) -> Iterator[Case]:
         if algorithm.refuse(spec, machine) is None:
             x = ("dense", "concat", "dense" if spec.is_pointwise else "crop")[number % 3]
             y = ("dense", "concat")[number // 3 % 2]
-            yield Case(algorithm.name, isa, spec, algorithm.configs(spec, machine)[0], x, y)
+            for config in one_of_each_order(algorithm.configs(spec, machine)):
+                yield Case(algorithm.name, isa, spec, config, x, y)
+
+
+def one_of_each_order(configs: list[Any]) -> list[Any]:
+    """The best config of each order of work, and of each size of tile in the transform domain, that there is."""
+    found: dict[Any, Any] = {}
+    for config in configs:
+        found.setdefault((getattr(config, "order", ""), getattr(config, "m", 0)), config)
+    return list(found.values())
 
 
 # ---- epilogues ------------------------------------------------------------------------------------------------------

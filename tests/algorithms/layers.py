@@ -39,7 +39,7 @@ KERNELS = {
     "grouped": {"GroupedKernel", "GemmKernel"},
     "naive": {"NaiveKernel"},
     "fft": {"FilterKernel", "InputKernel", "ProductKernel", "OutputKernel"},
-    "winograd": {"InputTransformKernel", "GemmKernel", "OutputTransformKernel", "FusedKernel"},
+    "winograd": {"InputTransformKernel", "GemmKernel", "OutputTransformKernel", "StreamedKernel", "FusedKernel"},
 }
 # Functions of whole numbers that stay exact in f32.
 EXACT = (None, "relu", "leaky_relu", "clip", "abs", "neg", "square")
@@ -97,7 +97,8 @@ class Case:
     y: str = "dense"
 
     def __str__(self) -> str:
-        config = "".join(f"{f.name[0]}{int(getattr(self.config, f.name))}" for f in fields(self.config))
+        values = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        config = "".join(v if isinstance(v, str) else f"{name[0]}{int(v)}" for name, v in values.items())
         layouts = "" if self.x == self.y == "dense" else f"-{self.x}-{self.y}"
         epilogue = "" if str(self.spec.epilogue) == "none" else f"-{self.spec.epilogue}"
         return f"{self.algorithm}-{self.isa}-{config}-{self.spec.id}{epilogue}{layouts}"

@@ -15,6 +15,7 @@ from waterline.algorithms.winograd.sums import Matrix, program
 
 __all__ = ["POINTS", "Filtering", "Matrix", "filtering", "program"]
 
+
 def _pairs(*points: str) -> tuple[Fraction, ...]:
     """0, and each point with its opposite; a point with a sign stands for itself."""
     found = [Fraction(0)]

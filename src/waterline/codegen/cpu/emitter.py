@@ -200,11 +200,19 @@ class Emitter:
         slot.type = PTR  # llvmlite's alloca gives a typed pointer, which LLVM no longer knows
         return slot
 
-    def prefetch(self, pointer: Value, offset_bytes: Value | int = 0, locality: int = 3) -> None:
+    def prefetch(
+        self, pointer: Value, offset_bytes: Value | int = 0, locality: int = 3, *, to_write: bool = False
+    ) -> None:
+        """Asks for a cache line, to read it (into all levels at locality 3, the second at 2) or to write it."""
         function = self.intrinsic("llvm.prefetch.p0", VOID, [PTR, I32, I32, I32])
         self.builder.call(
             function,
-            [self.at(pointer, offset_bytes), ir.Constant(I32, 0), ir.Constant(I32, locality), ir.Constant(I32, 1)],
+            [
+                self.at(pointer, offset_bytes),
+                ir.Constant(I32, int(to_write)),
+                ir.Constant(I32, locality),
+                ir.Constant(I32, 1),
+            ],
         )
 
     def forget_loads(self) -> None:

@@ -261,7 +261,11 @@ class Chunk:
 
 
 class TileFunction:
-    """The function of one tile: all runs of depth, then the epilogue, then the only store."""
+    """The function of one tile: all runs of depth, then the epilogue, then the only store.
+
+    Its arguments: x, table, zero, weights, bias, y, residual; with `lines` (cache lines asked for in each unrolled
+    step) their address; of a chunked kernel how many runs, whether they are the first, whether they are the last.
+    """
 
     def __init__(
         self,
@@ -271,6 +275,7 @@ class TileFunction:
         columns: int,
         vectors: int,
         y_stride_elems: int | None = None,
+        lines: int | None = None,
     ) -> None:
         self.kernel = kernel
         self.y_stride_elems = kernel.y_stride_elems if y_stride_elems is None else y_stride_elems
@@ -278,7 +283,7 @@ class TileFunction:
         self.columns = columns
         self.vectors = vectors
         name = f"{entry.function.name}_tile{rows}x{columns}"
-        self.lines = kernel.prefetch_lines(vectors, entry.machine.vector_bytes)
+        self.lines = kernel.prefetch_lines(vectors, entry.machine.vector_bytes) if lines is None else lines
         parameters = [PTR] * 7 + [PTR] * (self.lines > 0) + [I64, I1, I1] * kernel.is_chunked
         self.e = Emitter(entry.module, entry.machine, name, parameters, internal=True, noinline=True)
 
@@ -376,9 +381,10 @@ class TileFunction:
     ) -> tuple[Value, Value, list[Value]]:
         e, sums = self.e, list(sums)
         step_bytes = self.vectors * e.lanes * ELEM_BYTES
-        for line in range(self.lines):
-            e.prefetch(ahead, line * CACHE_LINE_BYTES, locality=2)
         for step in range(count):
+            # Spread over the steps: a burst would fill the buffers that this chunk's own lines pass through.
+            for line in range(step * self.lines // count, (step + 1) * self.lines // count):
+                e.prefetch(ahead, line * CACHE_LINE_BYTES, locality=2)
             weights = [e.load_vector(panel, step * step_bytes + v * e.lanes * ELEM_BYTES) for v in range(self.vectors)]
             for i, (pointer, constant) in enumerate(rows):
                 value = e.splat(e.load(e.at(pointer, offset), F32, constant + step * ELEM_BYTES))
