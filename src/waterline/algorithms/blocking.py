@@ -188,7 +188,8 @@ def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images:
 
 def weight_seconds(size_bytes: float, machine: Machine) -> float:
     """Time in which weights arrive. In a network all that exceeds a core's cache has been displaced by other layers."""
-    return size_bytes / machine.bytes_per_s("l2" if size_bytes <= machine.l2_bytes // 2 else "dram", machine.cores)
+    level = "l2" if size_bytes <= machine.l2_bytes // 2 else machine.weights_level
+    return size_bytes / machine.bytes_per_s(level, machine.cores)
 
 
 def overlapped(*seconds: float) -> float:

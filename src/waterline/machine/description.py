@@ -60,6 +60,11 @@ class Bandwidth:
         return cls(l2=32 * clock_hz, l3=10 * clock_hz, dram=4 * clock_hz, dram_all=16 * clock_hz)
 
 
+# What one process can count on of a last-level cache that is larger: others use it too. (On a server that states 480 MB
+# reads fell to the memory's rate between 64 and 128 MB.)
+MOST_L3_SHARE_BYTES = 64 << 20
+
+
 @dataclass(frozen=True)
 class Machine:
     """A processor, as far as one process may use it.
@@ -79,6 +84,7 @@ class Machine:
         bandwidth: measured; None before calibration.
         provenance: where the rates come from, "estimated" or "measured <date> by waterline <version>", and what
             detection had to assume.
+        weights_level: where weights come from that a core's own cache does not hold; see `for_weights`.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Machine:
     peak_all_flops_per_s: float | None = None
     bandwidth: Bandwidth | None = None
     provenance: str = "estimated"
+    weights_level: str = "dram"
 
     def __post_init__(self) -> None:
         if (self.arch, self.system) not in _TRIPLES:
@@ -106,6 +113,15 @@ class Machine:
         base = "sse2" if self.arch == "x86_64" else "neon"
         if base not in self.features:
             raise InvalidArgument(f"{self.name}: an {self.arch} processor without {base} is not supported")
+
+    def for_weights(self, size_bytes: int) -> Machine:
+        """This machine as a network finds it that has so many bytes of weights.
+
+        They stay in the last-level cache from one inference to the next, if four times as many would fit: activations
+        are there too, and fast algorithms store a filter in up to four times its size.
+        """
+        share = min(self.l3_bytes // 2, MOST_L3_SHARE_BYTES)
+        return replace(self, weights_level="l3" if 4 * size_bytes <= share else "dram")
 
     # ---- vectors ------------------------------------------------------------------------------------------------
     @property

@@ -61,7 +61,7 @@ class _Planning:
 
     def __init__(self, graph: Graph, machine: Machine, options: PlanOptions, measured: Measurements) -> None:
         self.lowered = lower(graph)
-        self.machine = machine
+        self.machine = machine.for_weights(self.lowered.weight_bytes)
         self.options = options
         self.measured = measured
         self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])

@@ -79,6 +79,11 @@ class Lowered:
     inputs: dict[str, int] = field(default_factory=dict)  # root -> number of the caller's array
     outputs: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Weights of all layers, as the model has them; what several layers share counts once."""
+        return sum({layer.weight: layer.spec.weight_bytes for layer in self.layers if layer.spec}.values())
+
 
 def lower(graph: Graph) -> Lowered:
     return _Lowering(graph).run()

@@ -48,11 +48,13 @@ class TuningTask:
 def tuning_tasks(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> list[TuningTask]:
     """The different layers, in the network's order."""
     options = options or PlanOptions()
-    layers = [(layer.name, layer.spec) for layer in lower(graph).layers if layer.spec is not None]
+    lowered = lower(graph)
+    layers = [(layer.name, layer.spec) for layer in lowered.layers if layer.spec is not None]
     groups: dict[str, list[tuple[str, ConvSpec]]] = {}
     for name, spec in layers:
         groups.setdefault(layer_key(spec, options.algorithms, options.accuracy), []).append((name, spec))
-    weight_bytes = sum(spec.weight_bytes for _, spec in layers)
+    weight_bytes = lowered.weight_bytes
+    machine = machine.for_weights(weight_bytes)
     tasks = []
     for key, members in groups.items():
         name, spec = members[0]

@@ -179,7 +179,7 @@ class Layer:
 
     def implement(self) -> Implementation:
         orders = {Order.FUSED: self._fused, Order.PHASED: self._phased, Order.STREAMED: self._streamed}
-        return orders[self.config.order]()
+        return orders[Order(self.config.order)]()
 
     def _product(self, groups: int = 1, chunk: int = 0, prefetch_passes: int = 0) -> GemmKernel:
         spec, variant = self.spec, self.variant

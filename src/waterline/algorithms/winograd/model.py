@@ -22,7 +22,6 @@ on the points (see `tolerance`). F(2x2,3x3) is as accurate as direct summation, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
