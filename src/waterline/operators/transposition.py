@@ -37,6 +37,8 @@ class Transposition(Kernel):
             to, source = offsets
             column_bytes = self.loops.strides[1][-1] * F32_BYTES
             row_bytes = self.loops.strides[0][-2] * F32_BYTES
+            for i in range(rows):
+                e.prefetch(output, e.add(to, i * row_bytes), to_write=True)
             vectors = [e.load_vector(x, e.add(source, i * column_bytes), rows, self.tile) for i in range(columns)] + [
                 e.splat(0.0, self.tile)
             ] * (self.tile - columns)
