@@ -90,7 +90,8 @@ class Job:
             row[:5] = entry, address(args), items, chunk, -(-items // chunk)
         self.scratch = aligned_bytes(SCRATCH_BYTES * threads)
         self.times = np.zeros((len(steps), 2), np.int64)
-        self.words = aligned_bytes(walker.JOB_BYTES).view(np.int64)
+        self.words = aligned_bytes(walker.job_bytes(threads)).view(np.int64)
+        self.regions = self.words[walker.JOB_REGIONS // 8 :: walker.REGION_BYTES // 8]
         values = {
             walker.JOB_STEPS: address(self.table),
             walker.JOB_COUNT: len(steps),
@@ -104,10 +105,10 @@ class Job:
 
     def run(self, team: Team, *, timed: bool = False) -> None:
         self.words[walker.JOB_TIMES // 8] = self.times.ctypes.data if timed else 0
-        self.words[walker.JOB_NEXT // 8] = self.first << 32
+        self.regions[:] = self.first << 32
         team.run(address(self.words))
         assert self.words[walker.JOB_DONE // 8] == 0
-        assert self.words[walker.JOB_NEXT // 8] >> 32 == self.count
+        assert (self.regions >> 32 == self.count).all()
 
 
 class Chain:
@@ -265,7 +266,7 @@ def test_the_words_do_not_overlap():
     assert len(set(step)) == 5
     assert max(step) + 8 <= walker.STEP_BYTES
     # What threads write is two cache lines away from everything else.
-    hot = (walker.JOB_TIMES, walker.JOB_NEXT, walker.JOB_DONE, walker.JOB_BYTES)
+    hot = (walker.JOB_TIMES, walker.JOB_DONE, walker.JOB_REGIONS, walker.job_bytes(1), walker.job_bytes(2))
     assert all(after - before >= 88 for before, after in itertools.pairwise(hot))
     assert walker.TEAM_MUTEX + 128 <= walker.TEAM_CONDITION
     assert walker.TEAM_CONDITION + 128 <= walker.TEAM_BYTES

@@ -16,6 +16,8 @@ PREFETCH_TILES = 40
 # Weights that come from far are multiplied in chunks of the depth: a chunk in use and the next one, on its way, fill a
 # quarter of the second-level cache. Shorter chunks than so many elements spend too much on their sums.
 CHUNKS_OF_L2 = 8
+# Blocks of rows that are made for the sake of several cores: each reads all weights.
+MOST_ROW_SHARES = 4
 LEAST_CHUNK_ELEMS = 96
 # The part of a shorter stream (arithmetic, memory) that does not hide behind the longest.
 NOT_HIDDEN = 0.3
@@ -65,7 +67,7 @@ class GemmConfig:
         """How the kernel walks the depth of `product`."""
         if not self.chunk_elems:
             return Chunking(product.runs, product.run_elems)
-        passes = -(-product.rows // self.rows)
+        passes = min(-(-product.rows // self.rows), self.block_tiles)
         if product.has_table:
             return Chunking(product.runs, product.run_elems, max(1, self.chunk_elems // product.run_elems), passes)
         return Chunking(product.depth // self.chunk_elems, self.chunk_elems, 1, passes)
@@ -160,13 +162,17 @@ def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
     """Blocks of rows: what stays in the second-level cache while all panels pass over it, or the other way round."""
     full = max(1, product.rows // tile.rows)
     is_large = product.weight_bytes > machine.l2_bytes // 2
+    # Rows rather than columns are divided among cores: the next layer finds the rows where this one has left them.
+    shares = min(machine.cores, MOST_ROW_SHARES)
     if product.rows <= PREFETCH_TILES * tile.rows and product.weight_bytes > machine.l2_bytes // 16:
-        return GemmConfig(tile.rows, tile.vectors, tile.unroll, full, True, chunk_elems(product, tile, machine))
+        block = full if is_large else -(-full // shares)
+        chunk = chunk_elems(product, tile, machine)
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, is_large or block == full, chunk)
     if is_large:
         return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True)
     budget = machine.l2_bytes // 4
     block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
-    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, full, 16), False)
+    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, -(-full // (2 * shares)), 16), False)
 
 
 def chunk_elems(product: Product, tile: Tile, machine: Machine) -> int:

@@ -172,8 +172,6 @@ class Context:
             row[:5] = program.entries[call.kernel], address(args), call.items, call.chunk, chunks
         self._inputs = [self._patches("input", i) for i in range(len(plan.inputs))]
         self._outputs = [self._patches("output", i) for i in range(len(plan.outputs))]
-        self._job = aligned_bytes(walker.JOB_BYTES).view(np.int64)
-        self._job_address = address(self._job)
         self._scratch: np.ndarray | None = None
         self._first = next((i for i, row in enumerate(self._steps[: len(calls)]) if row[4] > 0), len(calls))
         self._helpers = -1
@@ -210,7 +208,7 @@ class Context:
         job = self._job
         threads.grow(self._helpers)
         job[walker.JOB_TIMES // 8] = 0 if times is None else times.ctypes.data + 16
-        job[walker.JOB_NEXT // 8] = self._first << 32
+        job[walker.JOB_REGIONS // 8 :: walker.REGION_BYTES // 8] = self._first << 32
         if times is not None:
             times[0] = divmod(time.monotonic_ns(), 10**9)
         if ticks is not None:
@@ -220,7 +218,9 @@ class Context:
             ticks[:] = self._counters[: len(ticks)]
 
     def _prepare(self, num_threads: int) -> None:
-        program, job = self._program, self._job
+        program = self._program
+        job = self._job = aligned_bytes(walker.job_bytes(num_threads)).view(np.int64)
+        self._job_address = address(job)
         stride = -(-program.scratch_bytes // 64) * 64
         self._scratch = aligned_bytes(max(stride * num_threads, 1))
         self._helpers = num_threads - 1

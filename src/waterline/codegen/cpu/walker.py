@@ -3,9 +3,11 @@
 Structures (8-byte words unless said; offsets below):
 
 * A *step* is (entry, args, items, chunk, chunks): one kernel call of the network.
-* A *job* is a table of steps being run. Its word `next` holds step << 32 | next chunk; a thread takes a chunk by adding
-  one. Who finishes the last chunk of a step publishes the next step. So a thread that is late or descheduled without a
-  chunk in hand holds nobody up, and cores of unequal speed get unequal shares.
+* A *job* is a table of steps being run. The chunks of a step are dealt to as many *regions* as there are threads, in
+  order; the word of a region holds step << 32 | chunks taken, and a thread takes a chunk by adding one. Each thread
+  begins with its own region, so that it finds in its own cache what it wrote in the step before, and goes on in the
+  others' when that is used up: a thread that is late or descheduled without a chunk in hand holds nobody up, and cores
+  of unequal speed get unequal shares. Who finishes the last chunk of a step publishes the next step.
 * A *team* is what sleeping threads wait on. `generation` counts jobs; `active` counts threads that may touch the job.
 
 Three functions: `waterline_run(team, job)` runs a job to its end (called with the GIL released), `waterline_serve(team,
@@ -25,9 +27,9 @@ STEP_ENTRY, STEP_ARGS, STEP_ITEMS, STEP_CHUNK, STEP_CHUNKS = (8 * i for i in ran
 STEP_BYTES = 64
 
 JOB_STEPS, JOB_COUNT, JOB_SCRATCH, JOB_SCRATCH_BYTES, JOB_HELPERS, JOB_TIMES = (8 * i for i in range(6))
-JOB_NEXT = 128  # a cache line of its own (two: neighbours are fetched in pairs)
-JOB_DONE = 256
-JOB_BYTES = 384
+JOB_DONE = 128  # a cache line of its own (two: neighbours are fetched in pairs), as each region has
+JOB_REGIONS = 256
+REGION_BYTES = 128
 
 TEAM_JOB, TEAM_SLEEPERS, TEAM_BUSY = 0, 8, 16
 TEAM_GENERATION = 128
@@ -41,6 +43,11 @@ SPINS_BEFORE_YIELD = 1000
 SPINS_BEFORE_SLEEP = 1000
 
 RUN, SERVE, WALK = "waterline_run", "waterline_serve", "waterline_walk"
+
+
+def job_bytes(threads: int) -> int:
+    """Of a job for so many threads."""
+    return JOB_REGIONS + threads * REGION_BYTES
 
 
 def emit_walker(machine: Machine) -> str:
@@ -90,9 +97,12 @@ def _emit_walk(module: ir.Module, machine: Machine) -> ir.Function:
     steps, count = e.load_pointer(job, JOB_STEPS), e.load_i64(job, JOB_COUNT)
     scratch = e.at(e.load_pointer(job, JOB_SCRATCH), e.mul(thread, e.load_i64(job, JOB_SCRATCH_BYTES)))
     times = e.load_pointer(job, JOB_TIMES)
+    threads = b.add(e.load_i64(job, JOB_HELPERS), i64(1))
     entry = b.block
     look = b.append_basic_block("look")
-    peek = b.append_basic_block("peek")
+    found = b.append_basic_block("found")
+    scan = b.append_basic_block("scan")
+    further = b.append_basic_block("further")
     wait = b.append_basic_block("wait")
     yielding = b.append_basic_block("yield")
     take = b.append_basic_block("take")
@@ -102,19 +112,36 @@ def _emit_walk(module: ir.Module, machine: Machine) -> ir.Function:
     skip = b.append_basic_block("skip")
     publish = b.append_basic_block("publish")
     leave = b.append_basic_block("leave")
-    b.branch(look)
 
+    def place(region: Value) -> Value:
+        return e.at(job, b.add(e.mul(region, REGION_BYTES), i64(JOB_REGIONS)))
+
+    def first_chunk(region: Value, chunks: Value) -> Value:
+        return b.udiv(b.add(b.mul(region, chunks), e.sub(threads, 1)), threads)
+
+    b.branch(look)
     b.position_at_end(look)
     spins = b.phi(I64, "spins")
     spins.add_incoming(i64(0), entry)
-    word = atomic.load(job, JOB_NEXT)
-    step = b.lshr(word, i64(32))
-    b.cbranch(b.icmp_unsigned(">=", step, count), leave, peek)
+    current = b.lshr(atomic.load(place(thread), 0), i64(32))
+    b.cbranch(b.icmp_unsigned(">=", current, count), leave, found)
+    b.position_at_end(found)
+    chunks = e.load_i64(e.at(steps, e.mul(current, STEP_BYTES)), STEP_CHUNKS)
+    b.branch(scan)
 
-    b.position_at_end(peek)
-    chunks = e.load_i64(e.at(steps, e.mul(step, STEP_BYTES)), STEP_CHUNKS)
-    chunk = b.and_(word, i64(0xFFFFFFFF))
-    b.cbranch(b.icmp_unsigned("<", chunk, chunks), take, wait)
+    b.position_at_end(scan)
+    others = b.phi(I64, "others")
+    others.add_incoming(i64(0), found)
+    region = b.add(thread, others)
+    region = b.select(b.icmp_unsigned(">=", region, threads), b.sub(region, threads), region)
+    word = atomic.load(place(region), 0)
+    share = b.sub(first_chunk(b.add(region, i64(1)), chunks), first_chunk(region, chunks))
+    is_free = b.icmp_unsigned("<", b.and_(word, i64(0xFFFFFFFF)), share)
+    b.cbranch(b.and_(is_free, b.icmp_unsigned("==", b.lshr(word, i64(32)), current)), take, further)
+    b.position_at_end(further)
+    following_other = b.add(others, i64(1))
+    others.add_incoming(following_other, further)
+    b.cbranch(b.icmp_unsigned("<", following_other, threads), scan, wait)
 
     b.position_at_end(wait)
     _pause(e)
@@ -127,15 +154,16 @@ def _emit_walk(module: ir.Module, machine: Machine) -> ir.Function:
     b.branch(look)
 
     b.position_at_end(take)
-    word = atomic.add(job, JOB_NEXT, 1)
-    step, chunk = b.lshr(word, i64(32)), b.and_(word, i64(0xFFFFFFFF))
+    word = atomic.add(place(region), 0, 1)  # perhaps of a later step: then what is taken belongs to that
+    step, taken = b.lshr(word, i64(32)), b.and_(word, i64(0xFFFFFFFF))
     b.cbranch(b.icmp_unsigned(">=", step, count), leave, check)
 
     b.position_at_end(check)
     here = e.at(steps, e.mul(step, STEP_BYTES))
     chunks = e.load_i64(here, STEP_CHUNKS)
+    chunk = b.add(first_chunk(region, chunks), taken)
     spins.add_incoming(i64(0), check)
-    b.cbranch(b.icmp_unsigned("<", chunk, chunks), work, look)
+    b.cbranch(b.icmp_unsigned("<", chunk, first_chunk(b.add(region, i64(1)), chunks)), work, look)
 
     b.position_at_end(work)
     size = e.load_i64(here, STEP_CHUNK)
@@ -165,8 +193,9 @@ def _emit_walk(module: ir.Module, machine: Machine) -> ir.Function:
     previous.add_incoming(following, empty)
     b.cbranch(has_none, skip, publish)
     b.position_at_end(publish)
-    atomic.store(b.shl(following, i64(32)), job, JOB_NEXT)
-    spins.add_incoming(i64(0), publish)
+    with e.loop(0, threads, name="region") as each:
+        atomic.store(b.shl(following, i64(32)), place(each), 0)
+    spins.add_incoming(i64(0), b.block)
     b.branch(look)
 
     b.position_at_end(leave)
