@@ -40,7 +40,7 @@ class Work:
 
     @property
     def filter_cycles(self) -> float:
-        stored = 4.5 * self.variant.points
+        stored = 3.0 * self.variant.points + 5.0 * self.variant.r * self.variant.s
         return self.filter_vectors * (arithmetic_cycles(self.variant.rows.g, self.variant.columns.g) + stored)
 
     @property
