@@ -11,6 +11,9 @@ from waterline.codegen.cpu.memory import aligned_zeros
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
+# Points of the spectra that are computed at a time: a few MiB of complex numbers.
+CHUNK_POINTS = 1 << 18
+
 
 def frequencies(spec: ConvSpec, config: FftConfig, machine: Machine) -> tuple[np.ndarray, np.ndarray]:
     """The frequencies (of columns, of rows) at each place (j, i); of a line the second is that of the sequence."""
@@ -60,7 +63,7 @@ def _pack_vectors(spec: ConvSpec, config: FftConfig, weight: np.ndarray, machine
 
 
 def _pack_panels(spec: ConvSpec, config: FftConfig, weight: np.ndarray, machine: Machine) -> np.ndarray:
-    """(place, group, panels): see `product`. One panel's channel at a time, as spectra in float64 are large."""
+    """(place, group, panels): see `product`. A few channels of a panel at a time, as spectra in float64 are large."""
     lanes, product = machine.lanes(), product_of(spec, config, machine.lanes())
     columns, rows = axes_of(config, machine)
     places, depth = columns.n * rows.count, spec.group_c
@@ -73,9 +76,10 @@ def _pack_panels(spec: ConvSpec, config: FftConfig, weight: np.ndarray, machine:
             begin = group * spec.group_k + first
             at = first * 2 * depth
             panel = packed[:, group, at : at + 2 * depth * wide].reshape(places, depth, 2, wide)
-            for c in range(depth):
-                here = _spectra(spec, config, weight[begin : begin + used, c], machine)
-                panel[:, c, 0, :used], panel[:, c, 1, :used] = here.real, here.imag
+            step = max(1, CHUNK_POINTS // (used * config.points_h * config.points_w))
+            for c in range(0, depth, step):
+                here = _spectra(spec, config, weight[begin : begin + used, c : c + step], machine).swapaxes(1, 2)
+                panel[:, c : c + step, 0, :used], panel[:, c : c + step, 1, :used] = here.real, here.imag
     return packed
 
 

@@ -249,7 +249,7 @@ def emit_columns(entry: Emitter, axis: Axis, has_turns: bool, pitch_bytes: int, 
 
     `turns` is a table of factors by which the points are multiplied first.
     """
-    e = _column_function(entry, "columns", 3)
+    e = _column_function(entry, "columns")
     s, turns, v = e.arguments
     AxisEmitter(e, axis).ahead(_load_points(e, s, turns, has_turns), _stores(e, v, pitch_bytes, plane_bytes))
     e.finish()
@@ -258,7 +258,7 @@ def emit_columns(entry: Emitter, axis: Axis, has_turns: bool, pitch_bytes: int, 
 
 def emit_columns_back(entry: Emitter, axis: Axis, has_turns: bool, pitch_bytes: int, plane_bytes: int) -> ir.Function:
     """columns_back(m, turns, s): the inverse of `columns`, times n."""
-    e = _column_function(entry, "columns_back", 3)
+    e = _column_function(entry, "columns_back")
     m, turns, s = e.arguments
     AxisEmitter(e, axis).back(_loads(e, m, pitch_bytes, plane_bytes), _store_points(e, s, turns, has_turns))
     e.finish()
@@ -267,7 +267,7 @@ def emit_columns_back(entry: Emitter, axis: Axis, has_turns: bool, pitch_bytes: 
 
 def emit_columns_filtered(entry: Emitter, axis: Axis, has_turns: bool) -> ir.Function:
     """columns_filtered(s, turns, weights): the column in place, its frequencies times `weights` (pairs of vectors)."""
-    e = _column_function(entry, "columns_filtered", 3)
+    e = _column_function(entry, "columns_filtered")
     s, turns, weights = e.arguments
     vector_bytes = e.lanes * ELEM_BYTES
     factor = _loads(e, weights, 2 * vector_bytes, vector_bytes)
@@ -280,9 +280,9 @@ def emit_columns_filtered(entry: Emitter, axis: Axis, has_turns: bool) -> ir.Fun
     return e.function
 
 
-def _column_function(entry: Emitter, name: str, arguments: int) -> Emitter:
+def _column_function(entry: Emitter, name: str) -> Emitter:
     name = f"{entry.function.name}_{name}"
-    return Emitter(entry.module, entry.machine, name, [PTR] * arguments, internal=True, noinline=True)
+    return Emitter(entry.module, entry.machine, name, [PTR] * 3, internal=True, noinline=True)
 
 
 def _loads(e: Emitter, base: Value, pitch_bytes: int, plane_bytes: int) -> Callable[[Index], Pair]:
