@@ -151,6 +151,14 @@ def test_examples_in_pages_run(page: str) -> None:
     run([sys.executable, "-c", "\n".join(blocks)])
 
 
+def test_tables_of_winograd_are_those_that_its_program_prints() -> None:
+    page = (ROOT / "docs" / "winograd.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    rows = run([sys.executable, "-c", program]).splitlines()
+    assert len(rows) > 20
+    assert set(rows) - set(page.splitlines()) == set()
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_examples_run(path: Path) -> None:
     assert run([sys.executable, str(path)])
