@@ -175,3 +175,10 @@ def test_the_same_text_gives_the_same_object():
     call = algorithm.implement(spec, algorithm.configs(spec, machine)[0], views_of(spec), machine).calls[0]
     text = call.kernel.emit("f", machine)
     assert compile_object(text, machine) == compile_object(text, machine)
+
+
+def test_depthwise_refuses_filter_rows_that_it_would_unroll_for_minutes():
+    spec = ConvSpec.parse("n1_c4_h1_w4096_k4_r1_s1024_st2_pd0x512_dl1_g4")
+    refusal = by_name("depthwise").refuse(spec, CATALOGUE[0])
+    assert refusal is not None
+    assert "1024" in refusal.reason

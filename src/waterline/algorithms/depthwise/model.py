@@ -22,6 +22,9 @@ from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
 WIDEST_TILE = 16
+# Taps of a filter row: their code is unrolled, again for each tile that sees the padding otherwise, and compiling it
+# takes time with the square of their number (1024 taps: minutes).
+MOST_ROW_TAPS = 128
 # Vector registers that LLVM needs for itself: for products, for copies where instructions have two
 # operands (SSE2), for loads that it moves up (NEON). `tests/codegen/test_assembly.py` holds the bound.
 SPARE_REGISTERS = {"sse2": 6, "neon": 14}
@@ -44,6 +47,8 @@ class Depthwise(Algorithm):
             return Refusal(
                 f"it computes one channel a group, the layer has {spec.c} -> {spec.k} in {spec.groups} groups"
             )
+        if spec.s > MOST_ROW_TAPS:
+            return Refusal(f"it unrolls filter rows of up to {MOST_ROW_TAPS} taps, the layer's have {spec.s}")
         if spec.upsample != (1, 1):
             return Refusal(f"it does not insert zeros, the layer upsamples by {spec.upsample}")
         return None
