@@ -14,7 +14,7 @@ from waterline.algorithms.blocking import (
     product_cycles,
     weight_seconds,
 )
-from waterline.algorithms.winograd.counts import operation_counts
+from waterline.algorithms.winograd.counts import Operations, operation_counts
 from waterline.algorithms.winograd.emission import ELEM_BYTES, Variant
 from waterline.algorithms.winograd.layer import Order, WinogradConfig, tiles_of, variant_of
 from waterline.algorithms.winograd.transforms import Matrix
@@ -56,14 +56,16 @@ def work_of(spec: ConvSpec, config: WinogradConfig, machine: Machine) -> Work:
     return Work(variant, count, count * -(-spec.c // lanes), count * vectors, spec.c * vectors)
 
 
-@cache
 def arithmetic_cycles(rows: Matrix, columns: Matrix) -> float:
     """Cycles of a transform of one vector on both axes, two operations a cycle."""
-    return _transform_flops(rows, columns, lambda counted: counted.instructions) / 2
+    return _operations(rows, columns).instructions / 2
 
 
-def _transform_flops(rows: Matrix, columns: Matrix, count) -> float:  # type: ignore[no-untyped-def]
-    return count(operation_counts(rows)) * len(columns[0]) + count(operation_counts(columns)) * len(rows)
+@cache
+def _operations(rows: Matrix, columns: Matrix) -> Operations:
+    """Of a transform on both axes: each column of the tile, and then each row of what that made."""
+    down, across = operation_counts(rows) * len(columns[0]), operation_counts(columns) * len(rows)
+    return Operations(down.instructions + across.instructions, down.flops + across.flops)
 
 
 def _products(spec: ConvSpec, config: WinogradConfig, count: int) -> Product:
@@ -74,49 +76,67 @@ def _products(spec: ConvSpec, config: WinogradConfig, count: int) -> Product:
 
 def cost(spec: ConvSpec, config: WinogradConfig, machine: Machine) -> Cost:
     """Time of all cores together."""
-    work, variant, cores = work_of(spec, config, machine), variant_of(spec, config.m), machine.cores
-    lanes, per_second = machine.lanes(), clock_hz(machine) * machine.cores
-    product = _products(spec, config, work.tiles)
-    rate = {level: machine.bytes_per_s(level, cores) for level in ("l2", "l3", "dram")}
-    multiply = variant.points * product_cycles(product, config.tile, machine) / per_second
-    transforms = (work.input_cycles + work.output_cycles) / per_second
-    v_bytes = work.tiles * variant.tile_stride(spec.c) * ELEM_BYTES
-    m_bytes = work.tiles * variant.tile_stride(spec.k) * ELEM_BYTES
-    panels = -(-spec.k // (config.vectors * lanes))
-    if config.order == Order.STREAMED:
-        blocks = -(-work.tiles // config.block_tiles)
-        chunks = spec.c // config.chunk_elems
-        row_tiles = product.rows // config.rows
-        resting = variant.points * panels * chunks * row_tiles * (TILE_CYCLES + 2.0 * config.rows * config.vectors)
-        filters = work.filter_cycles * blocks / per_second
-        arriving = weight_seconds(spec.taps * spec.c * spec.k * ELEM_BYTES, machine)
-        again = panels * v_bytes / rate["l2" if v_bytes <= machine.l2_bytes // 2 else "l3"]
-        uneven = _uneven(panels * -(-blocks // spec.n), cores)
-        seconds = overlapped((multiply + resting / per_second + filters) * uneven, arriving, again)
-        seconds += transforms + 2 * v_bytes / rate["l2" if v_bytes <= machine.l2_bytes // 2 else "l3"]
-    elif config.order == Order.FUSED:
-        weights = variant.points * spec.c * spec.k * ELEM_BYTES
-        blocks = -(-work.tiles // config.block_tiles)
-        block_bytes = config.block_tiles * (v_bytes / work.tiles)
-        level = "l2" if weights + block_bytes < machine.l2_bytes else "l3"
-        again = weights * (blocks - 1) / rate[level]
-        seconds = (
-            overlapped(multiply * _uneven(-(-blocks // spec.n), cores), again)
-            + weight_seconds(weights, machine)
-            + transforms
-        )
-    else:
-        weights = variant.points * spec.c * spec.k * ELEM_BYTES
-        level = "l2" if v_bytes + m_bytes < machine.l2_bytes // 2 else "l3"
-        seconds = overlapped(multiply, weight_seconds(weights, machine))
-        seconds += transforms + 3 * (v_bytes + m_bytes) / rate[level]
-    flops = 2.0 * variant.points * product.rows * spec.c * spec.k
-    return Cost(seconds, flops, spec.least_bytes)
+    seconds = {Order.FUSED: _fused, Order.PHASED: _phased, Order.STREAMED: _streamed}[config.order]
+    rates = _Rates(spec, config, machine)
+    flops = 2.0 * rates.variant.points * rates.product.rows * spec.c * spec.k
+    return Cost(seconds(rates), flops, spec.least_bytes)
 
 
-def _uneven(items: int, cores: int) -> float:
-    """How much longer the last core works than the average, on the items of one image."""
-    return -(-items // cores) * cores / items
+class _Rates:
+    """What the times of all orders are made of."""
+
+    def __init__(self, spec: ConvSpec, config: WinogradConfig, machine: Machine) -> None:
+        self.spec, self.config, self.machine = spec, config, machine
+        self.work = work_of(spec, config, machine)
+        self.variant = self.work.variant
+        self.product = _products(spec, config, self.work.tiles)
+        self.per_second = clock_hz(machine) * machine.cores
+        self.multiply = self.variant.points * product_cycles(self.product, config.tile, machine) / self.per_second
+        self.transforms = (self.work.input_cycles + self.work.output_cycles) / self.per_second
+        self.v_bytes = self.work.tiles * self.variant.tile_stride(spec.c) * ELEM_BYTES
+        self.m_bytes = self.work.tiles * self.variant.tile_stride(spec.k) * ELEM_BYTES
+        self.weight_bytes = self.variant.points * spec.c * spec.k * ELEM_BYTES
+
+    def moving(self, size_bytes: float, level: str) -> float:
+        return size_bytes / self.machine.bytes_per_s(level, self.machine.cores)
+
+    def uneven(self, items: int) -> float:
+        """How much longer the last core works than the average, on the items of one image."""
+        items, cores = -(-items // self.spec.n), self.machine.cores
+        return -(-items // cores) * cores / items
+
+
+def _fused(rates: _Rates) -> float:
+    """All blocks but the first read the weights again, from L2 if they fit beside a block's data."""
+    block_tiles, tiles = rates.config.block_tiles, rates.work.tiles
+    blocks = -(-tiles // block_tiles)
+    fits = rates.weight_bytes + rates.v_bytes * block_tiles / tiles < rates.machine.l2_bytes
+    again = rates.moving(rates.weight_bytes * (blocks - 1), "l2" if fits else "l3")
+    products = overlapped(rates.multiply * rates.uneven(blocks), again)
+    return products + weight_seconds(rates.weight_bytes, rates.machine) + rates.transforms
+
+
+def _phased(rates: _Rates) -> float:
+    """The transformed data are written, which reads lines first, and read again."""
+    moved = rates.v_bytes + rates.m_bytes
+    level = "l2" if moved < rates.machine.l2_bytes // 2 else "l3"
+    products = overlapped(rates.multiply, weight_seconds(rates.weight_bytes, rates.machine))
+    return products + rates.transforms + rates.moving(3 * moved, level)
+
+
+def _streamed(rates: _Rates) -> float:
+    """Filters are transformed once for each block of tiles; sums rest between chunks; every panel reads the tiles."""
+    spec, config, machine = rates.spec, rates.config, rates.machine
+    panels = -(-spec.k // (config.vectors * machine.lanes()))
+    blocks = -(-rates.work.tiles // config.block_tiles)
+    calls = rates.variant.points * panels * (spec.c // config.chunk_elems) * (rates.product.rows // config.rows)
+    resting = calls * (TILE_CYCLES + 2.0 * config.rows * config.vectors) / rates.per_second
+    filters = rates.work.filter_cycles * blocks / rates.per_second
+    level = "l2" if rates.v_bytes <= machine.l2_bytes // 2 else "l3"
+    computing = (rates.multiply + resting + filters) * rates.uneven(panels * blocks)
+    arriving = weight_seconds(spec.weight_bytes, machine)
+    products = overlapped(computing, arriving, rates.moving(panels * rates.v_bytes, level))
+    return products + rates.transforms + rates.moving(2 * rates.v_bytes, level)
 
 
 def phases(spec: ConvSpec, config: WinogradConfig, machine: Machine) -> tuple[Phase, ...]:
@@ -126,7 +146,7 @@ def phases(spec: ConvSpec, config: WinogradConfig, machine: Machine) -> tuple[Ph
     points, vector_bytes = variant.points, lanes * ELEM_BYTES
 
     def flops(vectors: int, rows: Matrix, columns: Matrix) -> int:
-        return int(vectors * lanes * _transform_flops(rows, columns, lambda counted: counted.flops))
+        return vectors * lanes * _operations(rows, columns).flops
 
     product = _products(spec, config, work.tiles)
     multiplied = 2 * points * product.rows * spec.c * spec.k
