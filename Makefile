@@ -49,17 +49,21 @@ networks: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0
 
 bench: $(VENV)/test.stamp
-	@$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino
+	@$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino,ncnn
 
 # The commands of the table in docs/benchmarking.md, in its order.
 records: $(VENV)/test.stamp
 	@mkdir -p $(RECORDS)
-	$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino --threads $(RECORD_THREADS) --seconds 10 \
+	$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino,ncnn --threads $(RECORD_THREADS) --seconds 10 \
 		--append $(RECORDS)/networks.jsonl
 	$(BIN)/waterline bench --conv benchmarks/layers/resnet50.txt --algorithm indirect,direct_gemm \
 		--threads 1 --append $(RECORDS)/layers.jsonl
 	$(BIN)/waterline bench --conv benchmarks/layers/grouped.txt --algorithm grouped --vs onnxruntime \
 		--threads $(RECORD_THREADS) --append $(RECORDS)/layers.jsonl
+	$(BIN)/waterline bench --conv benchmarks/layers/winograd_networks.txt --vs onnxruntime,openvino,ncnn --threads 1 \
+		--append $(RECORDS)/layers.jsonl
+	$(BIN)/waterline bench --conv benchmarks/layers/fft.txt --vs onnxruntime --threads 1 \
+		--append $(RECORDS)/layers.jsonl
 	$(BIN)/python -m waterline.bench.overhead --vs onnxruntime --threads $(RECORD_THREADS) \
 		--append $(RECORDS)/overhead.jsonl
 	$(BIN)/python -m waterline.bench.startup resnet50 --vs onnxruntime --append $(RECORDS)/startup.jsonl
