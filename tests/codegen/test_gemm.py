@@ -147,6 +147,9 @@ KERNELS = {
         residual_stride_elems=21,
         epilogue=Epilogue(bias=True, residual=True, after=Activation("relu")),
     ),
+    "chunks that are added": replace(
+        BASE, runs=5, run_elems=7, row_stride_elems=40, chunk_runs=2, adds_chunks=True, epilogue=Epilogue(bias=True)
+    ),
     "chunks of a table": replace(BASE, runs=5, row_stride_elems=0, chunk_runs=2, prefetch_passes=1),
     "epilogue": replace(
         BASE, residual_stride_elems=21, epilogue=Epilogue(bias=True, residual=True, after=Activation("relu"))

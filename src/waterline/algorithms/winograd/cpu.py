@@ -112,15 +112,17 @@ class PanelKernel(Kernel):
         m: Value,
         count: Value,
         ahead: Value,
-        chunk: list[Value],
+        is_first: Value | None = None,
     ) -> None:
         """The products of all points of a block: m[tile, point, :] (+)= rows[tile, point] x weights[point].
+
+        All chunks of the channels, one after the other for each point; with `is_first` a single one of them.
 
         Args:
             rows: address of the block in the transform domain, and bytes from point to point.
             weights: address of the panel, and bytes from point to point.
             ahead: what is asked for meanwhile, `lines` cache lines in each unrolled step.
-            chunk: further arguments of `tile`.
+            is_first: whether the chunk is the first.
         """
         product, lanes = self.product, e.lanes
         width = product.panel_columns(lanes)
@@ -129,20 +131,26 @@ class PanelKernel(Kernel):
         height = product.tile.rows
         pass_bytes = product.run_elems // min(product.tile.unroll, product.run_elems) * lines * CACHE_LINE_BYTES
         passes = e.div(e.add(count, height - 1), height)
+        chunks = product.runs if is_first is None else 1
+        chunk_bytes = weights[1] // product.runs
         assert self.block_tiles % height == 0, self
-        with e.loop(0, self.variant.points, name="point") as point:
-            panel = e.at(weights[0], e.mul(point, weights[1]))
-            left = e.at(rows[0], e.mul(point, rows[1]))
+        with e.loop(0, self.variant.points, name="point") as point, e.loop(0, chunks, name="chunk") as chunk:
+            panel = e.at(weights[0], e.add(e.mul(point, weights[1]), e.mul(chunk, chunk_bytes)))
+            left = e.at(rows[0], e.add(e.mul(point, rows[1]), e.mul(chunk, product.run_elems * ELEM_BYTES)))
             target = e.at(m, e.mul(point, width * ELEM_BYTES))
+            flags: list[Value] = []
+            if product.is_chunked:
+                is_start = e.builder.icmp_unsigned("==", chunk, e.index(0)) if is_first is None else is_first
+                flags = [e.index(1), is_start, ir.Constant(I1, 0)]
             # Whole register tiles: rows behind the last tile hold older data, and nobody reads their products.
             with e.loop(0, passes, name="rows") as i:
                 at = e.mul(i, height)
                 source = e.at(left, e.mul(at, product.row_stride_elems * ELEM_BYTES))
                 arguments = [source, null, null, panel, null, e.at(target, e.mul(at, m_stride)), null]
                 if lines:
-                    number = e.add(e.mul(point, passes), i)
+                    number = e.add(e.mul(e.add(e.mul(point, chunks), chunk), passes), i)
                     arguments.append(e.at(ahead, e.mul(number, pass_bytes)))
-                e.builder.call(tile, arguments + chunk)
+                e.builder.call(tile, arguments + flags)
 
     def finish(
         self,
@@ -190,7 +198,7 @@ class FusedKernel(PanelKernel):
         x, table, zero, panels, bias, y, residual = (e.load_pointer(args, 8 * i) for i in range(7))
         x_image, y_image, residual_image, tiles = (e.load_i64(args, 8 * i) for i in range(7, 11))
         clock = PhaseClock(e, e.load_pointer(args, 8 * 11))
-        lanes, depth = e.lanes, product.run_elems
+        lanes, depth = e.lanes, geometry.channels
         width, count_panels, last = product.panel_columns(lanes), product.panels(lanes), self.last_columns(lanes)
         panel_bytes = variant.points * depth * width * ELEM_BYTES
         transform = emit_input_transform(e, variant, geometry)
@@ -217,7 +225,7 @@ class FusedKernel(PanelKernel):
                     weights = e.at(panels, e.mul(panel, panel_bytes))
                     rows = (scratch, depth * ELEM_BYTES)
                     following = e.at(weights, point_bytes)
-                    self.multiply(e, tile, function.lines, rows, (weights, point_bytes), m, count, following, [])
+                    self.multiply(e, tile, function.lines, rows, (weights, point_bytes), m, count, following)
                     clock.lap(1)
                     self.finish(e, walk, output, panel, first, count, m, target)
                     clock.lap(2)
@@ -273,10 +281,8 @@ class StreamedKernel(PanelKernel):
                 clock.lap(0)
                 rows = (e.at(block, e.mul(i, chunk_elems * ELEM_BYTES)), geometry.channels * ELEM_BYTES)
                 points = (u, filter_point_bytes(chunk_elems, row_bytes))
-                flags = []
-                if product.is_chunked:
-                    flags = [e.index(1), e.builder.icmp_unsigned("==", i, e.index(0)), ir.Constant(I1, 0)]
-                self.multiply(e, tile, lines, rows, points, m, count, e.at(here, taps_bytes), flags)
+                is_first = e.builder.icmp_unsigned("==", i, e.index(0))
+                self.multiply(e, tile, lines, rows, points, m, count, e.at(here, taps_bytes), is_first)
                 clock.lap(1)
             self.finish(e, walk, output, panel, e.add(first_tile, first), count, m, target)
             clock.lap(2)

@@ -65,6 +65,8 @@ class GemmKernel(Kernel):
         prefetch_passes: over how many tiles of rows the request for the next chunk of weights is spread, so that it
             arrives evenly while this one is multiplied; 0: weights are not asked for ahead of their use.
         group_elems: distance of the rows of neighbouring groups; 0: run_elems.
+        adds_chunks: each chunk is summed by itself and added to what rests in y, instead of going on with its sums:
+            shorter chains of roundings.
     """
 
     runs: int
@@ -82,6 +84,7 @@ class GemmKernel(Kernel):
     chunk_runs: int = 0
     prefetch_passes: int = 0
     group_elems: int = 0
+    adds_chunks: bool = False
 
     @property
     def has_table(self) -> bool:
@@ -296,7 +299,8 @@ class TileFunction:
         runs: Value | int = kernel.runs
         if kernel.is_chunked:
             runs, is_first, is_last = rest
-            sums = self._resumed(is_first, sums, counts, y)
+            if not kernel.adds_chunks:
+                sums = self._resumed(is_first, sums, counts, y)
         if kernel.runs == 1:
             _, _, sums = self._run(self._row_addresses(x, table, zero), weights, ahead, sums)
         else:
@@ -309,6 +313,8 @@ class TileFunction:
                     data = e.at(data, kernel.run_elems * ELEM_BYTES)
                 loop.carry([panel, request, data, offsets, *partial])
             sums = loop.results[4:]
+        if kernel.is_chunked and kernel.adds_chunks:
+            sums = self._resumed(is_first, sums, counts, y)
         places = [
             epilogue.Place(i * self.y_stride_elems * ELEM_BYTES, i * kernel.residual_stride_elems * ELEM_BYTES)
             for i in range(self.rows)
@@ -324,8 +330,8 @@ class TileFunction:
         e.finish()
         return e.function
 
-    def _resumed(self, is_first: Value, zeros: list[Value], counts: list[int], y: Value) -> list[Value]:
-        """Zeros in the first chunk, else the sums as the chunk before left them in y."""
+    def _resumed(self, is_first: Value, sums: list[Value], counts: list[int], y: Value) -> list[Value]:
+        """The sums in the first chunk; later what the chunks before left in y (and the sums, where these are added)."""
         e, b = self.e, self.e.builder
         start = b.block
         with b.if_then(b.not_(is_first)):
@@ -334,14 +340,16 @@ class TileFunction:
                 for i in range(self.rows)
                 for v, count in enumerate(counts)
             ]
+            if self.kernel.adds_chunks:
+                resting = [b.fadd(total, value) for total, value in zip(resting, sums, strict=True)]
             loaded = b.block
-        sums = []
-        for zero, value in zip(zeros, resting, strict=True):
-            phi = b.phi(zero.type)
-            phi.add_incoming(zero, start)
-            phi.add_incoming(value, loaded)
-            sums.append(phi)
-        return sums
+        found = []
+        for value, total in zip(sums, resting, strict=True):
+            phi = b.phi(value.type)
+            phi.add_incoming(value, start)
+            phi.add_incoming(total, loaded)
+            found.append(phi)
+        return found
 
     def _row_addresses(self, x: Value, table: Value, zero: Value) -> list[tuple[Value, int]]:
         """For each row its address as (pointer, constant bytes)."""
