@@ -15,8 +15,9 @@ by decimation (`transforms.filtering`). Three orders of work:
   and are transformed in the second-level cache: few tiles, where the filters are the larger part of all data. They
   take no more memory than a direct algorithm's.
 
-Numerics: each point is one chain of multiply-adds over c; the transforms amplify its rounding by a factor that depends
-on the points (see `tolerance`). F(2x2,3x3) is as accurate as direct summation, which has nine times longer chains.
+Numerics: each point is a sum over c, in chains of at most 128 multiply-adds where c can be divided so; the transforms
+amplify its rounding by a factor that depends on the points (see `tolerance`). F(2x2,3x3) is more accurate than direct
+summation, which has far longer chains.
 """
 
 from __future__ import annotations
