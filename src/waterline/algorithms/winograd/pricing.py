@@ -101,9 +101,9 @@ class _Rates:
         return size_bytes / self.machine.bytes_per_s(level, self.machine.cores)
 
     def uneven(self, items: int) -> float:
-        """How much longer the last core works than the average, on the items of one image."""
+        """How much longer the last core works than the average, on the items of one image: cores differ in speed."""
         items, cores = -(-items // self.spec.n), self.machine.cores
-        return -(-items // cores) * cores / items
+        return (items + cores - 1) / items
 
 
 def _fused(rates: _Rates) -> float:
@@ -132,11 +132,13 @@ def _streamed(rates: _Rates) -> float:
     calls = rates.variant.points * panels * (spec.c // config.chunk_elems) * (rates.product.rows // config.rows)
     resting = calls * (TILE_CYCLES + 2.0 * config.rows * config.vectors) / rates.per_second
     filters = rates.work.filter_cycles * blocks / rates.per_second
-    level = "l2" if rates.v_bytes <= machine.l2_bytes // 2 else "l3"
+    fits = rates.v_bytes <= machine.l2_bytes // 2
+    level = "l2" if fits else "l3"
+    written = "l2" if fits and machine.cores == 1 else "l3"  # a core needs what the others have transformed
     computing = (rates.multiply + resting + filters) * rates.uneven(panels * blocks)
     arriving = weight_seconds(spec.weight_bytes, machine)
     products = overlapped(computing, arriving, rates.moving(panels * rates.v_bytes, level))
-    return products + rates.transforms + rates.moving(2 * rates.v_bytes, level)
+    return products + rates.transforms + rates.moving(2 * rates.v_bytes, written)
 
 
 def phases(spec: ConvSpec, config: WinogradConfig, machine: Machine) -> tuple[Phase, ...]:
