@@ -202,3 +202,8 @@ def weight_seconds(size_bytes: float, machine: Machine) -> float:
 def overlapped(*seconds: float) -> float:
     """Time of things that go on at once but get in each other's way: the longest and a part of the rest."""
     return max(seconds) + NOT_HIDDEN * (sum(seconds) - max(seconds))
+
+
+def uneven(items: float, machine: Machine) -> float:
+    """How much longer the last core works than the average on so many items, at most one too many: cores differ."""
+    return (items + machine.cores - 1) / items

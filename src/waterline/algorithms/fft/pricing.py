@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from waterline.algorithms.base import Cost, Phase
-from waterline.algorithms.blocking import clock_hz, overlapped, weight_seconds
+from waterline.algorithms.blocking import clock_hz, overlapped, uneven, weight_seconds
 from waterline.algorithms.fft import axes
 from waterline.algorithms.fft.geometry import ELEM_BYTES, Slots
 from waterline.algorithms.fft.layer import GROUP_BYTES
@@ -115,7 +115,7 @@ class Work:
 
     def _spread(self, cycles: float, items: int) -> float:
         """Of so many items on all cores."""
-        return cycles / items * -(-items // self.machine.cores)
+        return cycles / self.machine.cores * uneven(items, self.machine)
 
     def phases(self) -> tuple[Phase, ...]:
         spec, rows, columns, lanes = self.spec, self.rows, self.columns, self.lanes

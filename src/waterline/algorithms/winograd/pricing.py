@@ -12,6 +12,7 @@ from waterline.algorithms.blocking import (
     clock_hz,
     overlapped,
     product_cycles,
+    uneven,
     weight_seconds,
 )
 from waterline.algorithms.winograd.counts import Operations, operation_counts
@@ -101,9 +102,8 @@ class _Rates:
         return size_bytes / self.machine.bytes_per_s(level, self.machine.cores)
 
     def uneven(self, items: int) -> float:
-        """How much longer the last core works than the average, on the items of one image: cores differ in speed."""
-        items, cores = -(-items // self.spec.n), self.machine.cores
-        return (items + cores - 1) / items
+        """How much longer the last core works than the average, on the items of one image."""
+        return uneven(-(-items // self.spec.n), self.machine)
 
 
 def _fused(rates: _Rates) -> float:
