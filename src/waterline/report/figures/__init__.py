@@ -1,0 +1,1 @@
+"""Figures of analyses and records, drawn with matplotlib (an extra: `waterline[plots]`)."""
