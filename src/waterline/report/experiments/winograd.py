@@ -1,8 +1,8 @@
-"""Tables of the papers' experiments, beside what the papers published."""
+"""Tables of Winograd's algorithm after Lavin and Gray (2015)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from waterline.bench.experiments import winograd, winograd_accuracy, winograd_speed
 from waterline.bench.experiments.winograd_paper import FLOPS_PER_IMAGE, NETWORK, PEAK_FLOPS_PER_S
@@ -10,13 +10,7 @@ from waterline.bench.records import Record
 from waterline.report.tables import Table, milliseconds, percent
 
 
-def tables(records: Sequence[Record]) -> list[Table]:
-    """A table for each protocol that the records are of, in their order."""
-    protocols = dict.fromkeys(record["protocol"] for record in records)
-    return [_TABLES[name]([record for record in records if record["protocol"] == name]) for name in protocols]
-
-
-def winograd_operations(records: Sequence[Record]) -> Table:
+def operations(records: Sequence[Record]) -> Table:
     columns = ("<algorithm", "multiplications", "of direct", "data", "filter", "inverse", "paper", "as flops")
     table = Table("Operations of the transforms of one tile of one channel", columns)
     for record in records:
@@ -37,7 +31,7 @@ def winograd_operations(records: Sequence[Record]) -> Table:
     return table
 
 
-def winograd_errors(records: Sequence[Record]) -> Table:
+def errors(records: Sequence[Record]) -> Table:
     columns = ("<layer", "<algorithm", "max error", "rms error", "of direct", "paper's error", "of direct")
     table = Table("Largest error of an output element, inputs and filters uniform in [-1, 1]", columns)
     worst: dict[str, float] = {}
@@ -68,7 +62,7 @@ def winograd_errors(records: Sequence[Record]) -> Table:
     return table
 
 
-def winograd_by_batch(records: Sequence[Record]) -> Table:
+def by_batch(records: Sequence[Record]) -> Table:
     has_published = any(record["published"] for record in records)
     columns = ["threads", "batch", "ms", "GFLOP/s", "of peak", "direct ms", "ratio", "ONNX Runtime ms", "ratio"]
     columns += ["paper TFLOP/s", "of peak", "of cuDNN"] if has_published else []
@@ -130,8 +124,8 @@ def _growth(groups: dict[tuple[int, int], dict[str, Record]]) -> list[str]:
     return notes
 
 
-_TABLES: dict[str, Callable[[Sequence[Record]], Table]] = {
-    winograd.OPERATIONS_PROTOCOL: winograd_operations,
-    winograd_accuracy.PROTOCOL: winograd_errors,
-    winograd_speed.PROTOCOL: winograd_by_batch,
+TABLES = {
+    winograd.OPERATIONS_PROTOCOL: operations,
+    winograd_accuracy.PROTOCOL: errors,
+    winograd_speed.PROTOCOL: by_batch,
 }
