@@ -16,8 +16,11 @@ TIMM := timm==1.0.31
 NETWORKS := resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0
 RECORDS := benchmarks/records
 
+# Debian's names of the browser that the tests of pages are run in.
+BROWSER := chromium chromium-driver
+
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz networks bench records format docs clean
+.PHONY: help run test lint browser fuzz networks bench records format docs clean
 
 help:
 	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
@@ -33,8 +36,18 @@ help:
 run: $(VENV)/run.stamp
 	@$(BIN)/waterline run $(MODEL) --profile
 
-test: lint
+test: lint browser
 	@$(BIN)/python -m pytest
+
+# The tests of pages open them in Chromium. It is installed where that is possible; without it those tests are skipped.
+browser:
+	@if command -v chromedriver >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "installing $(BROWSER) with apt-get, for the tests of pages ..."; \
+		{ apt-get update && apt-get install -y --no-install-recommends $(BROWSER); } >/dev/null 2>&1 </dev/null \
+			|| echo "... which failed: the tests of pages in a browser will be skipped"; \
+	else echo "there is no chromedriver: the tests of pages in a browser will be skipped"; \
+	fi
 
 lint: $(VENV)/test.stamp
 	@$(BIN)/ruff check .
