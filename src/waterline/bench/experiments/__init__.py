@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from waterline.errors import InvalidArgument
 
 # name -> what it measures. The module of the same name in this package has
-# `configure(parser)`, which adds its own arguments, and
+# `configure(parser)`, which adds its own options (several experiments may have one of the same name and type), and
 # `measure(arguments, machine, progress) -> Iterator[list[Record]]`, which yields the records of one measurement.
 EXPERIMENTS = {
     "winograd": "Lavin and Gray (2015): accuracy on VGG's layers, and VGG-E by batch",
