@@ -25,6 +25,7 @@ import numpy as np
 from waterline.codegen.cpu.kernel import Call
 from waterline.machine import Machine
 from waterline.planner import Step
+from waterline.runtime.bound import bound_ns, step_bytes
 from waterline.runtime.phases import PhaseRow, PhaseSum, phase_rows, phase_times, sum_phases
 from waterline.runtime.program import Program
 
@@ -267,23 +268,6 @@ def _row(step: Step, calls: list[tuple[Call, float, np.ndarray]], machine: Machi
         bound_ns=bound,
         phases=phase_rows(step, phase_times(calls), machine, threads),
     )
-
-
-def step_bytes(step: Step) -> int:
-    """Least bytes: every input, weight and output once."""
-    if step.spec is not None:
-        return step.spec.least_bytes
-    return 4 * sum(storage.view.elems for storage in (*step.inputs, *step.outputs))
-
-
-def bound_ns(step: Step, machine: Machine, threads: int) -> float:
-    """The roofline's least time. What fits the last-level cache moves at its bandwidth, the rest at the memory's."""
-    moved = step_bytes(step)
-    level = "l3" if moved <= machine.l3_bytes else "dram"
-    if step.spec is None:
-        return 1e9 * moved / machine.bytes_per_s(level, threads)
-    arithmetic = step.spec.flops / machine.peak(threads)
-    return 1e9 * max(arithmetic, moved / machine.bytes_per_s(level, threads))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -1,0 +1,92 @@
+"""The time of a step before anything has run: the planner's costs for convolutions, bytes moved for operators.
+
+All constants of the operators' model and of what a step costs beside its work are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from waterline.algorithms import by_name
+from waterline.algorithms.base import Cost
+from waterline.graph import ops
+from waterline.machine import Machine
+from waterline.planner import Plan, Step
+from waterline.runtime.bound import step_bytes
+from waterline.spec import ConvSpec
+
+# A step's table entry, its first chunks and the end of the last; with several threads the barrier between two steps.
+STEP_NS = 300.0
+BARRIER_NS = 1200.0
+
+# Of a core's second-level cache, what a step may fill and still find there what the step before has left.
+L2_SHARE = 0.5
+
+# How often an operator goes over its bytes; those that are not here do it once. A window reads most elements more than
+# once, a normalisation reads for the sums first; exponentials cost time at the rate of about as many passes.
+PASSES: Mapping[type[ops.Op], float] = {
+    ops.Pool: 3.0,
+    ops.LayerNorm: 2.0,
+    ops.GroupNorm: 2.0,
+    ops.LocalResponseNorm: 4.0,
+    ops.Softmax: 4.0,
+    ops.Unary: 1.5,
+    ops.Resize: 2.0,
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Time of a step and the operations that it executes, padding of tiles included (0 for operators)."""
+
+    time_ns: float
+    flops: float
+
+
+class Predictor:
+    """Predicts the steps of one plan on so many threads of a machine. Equal layers are priced once."""
+
+    def __init__(self, plan: Plan, machine: Machine, threads: int) -> None:
+        self._machine = with_threads(machine.for_weights(weight_bytes(plan)), threads)
+        self._costs: dict[tuple[str, ConvSpec, Any], Cost] = {}
+
+    def __call__(self, step: Step) -> Prediction:
+        fixed = STEP_NS + (BARRIER_NS if self._machine.cores > 1 else 0.0)
+        if step.spec is None:
+            return Prediction(fixed + self._moving_ns(step), 0.0)
+        cost = self._cost(step)
+        return Prediction(fixed + 1e9 * cost.seconds, cost.flops)
+
+    def _cost(self, step: Step) -> Cost:
+        """Of the whole batch. The planner's figures are of one image, on all cores: another batch shares the weights."""
+        assert step.spec is not None
+        key = (step.algorithm, step.spec, step.config)
+        if key not in self._costs:
+            self._costs[key] = by_name(step.algorithm).cost(step.spec, step.config, self._machine)
+        return self._costs[key]
+
+    def _moving_ns(self, step: Step) -> float:
+        machine = self._machine
+        moved = step_bytes(step)
+        if moved <= L2_SHARE * machine.l2_bytes * machine.cores:
+            level = "l2"
+        else:
+            level = "l3" if moved <= machine.l3_bytes else "dram"
+        return 1e9 * PASSES.get(type(step.op), 1.0) * moved / machine.bytes_per_s(level, machine.cores)
+
+
+def with_threads(machine: Machine, threads: int) -> Machine:
+    """So many of its cores as a machine of their own, with the rates that these have together."""
+    threads = min(threads, machine.cores)
+    if threads == machine.cores:
+        return machine
+    bandwidth = machine.bandwidth and replace(machine.bandwidth, dram_all=machine.bytes_per_s("dram", threads))
+    peak = None if machine.peak_all_flops_per_s is None else machine.peak(threads)
+    return replace(machine, cores=threads, peak_all_flops_per_s=peak, bandwidth=bandwidth)
+
+
+def weight_bytes(plan: Plan) -> int:
+    """Weights of all layers as the model has them; what several layers share counts once."""
+    return sum({step.weight: step.spec.weight_bytes for step in plan.steps if step.spec}.values())
