@@ -43,8 +43,9 @@ def again(memory: MeasuredLayers, identity: str = OURS) -> dict[str, MeasuredLay
 def test_layers_are_remembered(memory: MeasuredLayers) -> None:
     assert memory.load() == {}
     memory.add(layer("a"))
-    memory.add(layer("b", threads=2))
-    assert again(memory) == memory.load() == {"a": layer("a"), "b": layer("b", threads=2)}
+    b = replace(layer("b", threads=2), is_complete=False)
+    memory.add(b)
+    assert again(memory) == memory.load() == {"a": layer("a"), "b": b}
     assert memory.measurements().layers["a"] == layer("a").timings
     assert memory.path is not None
     assert memory.path.name == FILE_NAME
@@ -121,6 +122,7 @@ def damaged(**changes: Any) -> bytes:
         "layer": "a",
         "threads": 1,
         "batch": 1,
+        "is_complete": True,
         "timings": [["indirect", {"$": "GemmConfig", **vars(CONFIG)}, 1e-3]],
     }
     record |= changes
@@ -141,6 +143,8 @@ DAMAGED = {
     "no threads": damaged(threads=...),
     "threads": damaged(threads="two"),
     "no images": damaged(batch=0),
+    "complete or not": damaged(is_complete=...),
+    "complete as a number": damaged(is_complete=1),
     "no timings": damaged(timings=[]),
     "timings": damaged(timings=3),
     "a timing of two": damaged(timings=[["indirect", CONFIG_JSON]]),

@@ -15,7 +15,7 @@ from waterline.planner.choice import Offer, offers
 from waterline.runtime import tuning
 from waterline.runtime.measured_layers import MeasuredLayers
 from waterline.runtime.trial import MOST_DISPLACED_BYTES, ROW_ELEMS, Displacement, Trial
-from waterline.runtime.tuning import LEAST_ROUNDS, MOST_ROUNDS, Progress, Tuned, missing, tune
+from waterline.runtime.tuning import LEAST_ROUNDS, MOST_ROUNDS, OnProgress, Progress, Tuned, missing, tune
 from waterline.spec import Activation, ConvSpec, Epilogue
 
 TASKS = tuning_tasks(network(), LOCAL)
@@ -33,18 +33,26 @@ class Clock:
 
 
 class MadeUp:
-    """In the place of `Trial`: candidates take the seconds that `times` says, by their place in the task."""
+    """In the place of `Trial`: candidates take the seconds that `times` says, by their place in the task.
+
+    The clock: a turn of all candidates takes `round_seconds`, to prepare a candidate `prepare_seconds`.
+    """
 
     def __init__(self, times: Callable[[int], float], round_seconds: float = 1.0) -> None:
         self.times = times
         self.clock = Clock()
         self.round_seconds = round_seconds
+        self.prepare_seconds = 0.0
+        self.prepared: list[tuple[ConvSpec, int]] = []
         self.runs: list[tuple[ConvSpec, int]] = []
         self.unable: set[int] = set()
 
     def __call__(self, spec: ConvSpec, offers: Sequence[Offer], *_: object) -> MadeUp:
         candidates = next(task.candidates for task in TASKS if task.spec == spec)
         self.spec, self.indices = spec, [candidates.index(offer) for offer in offers]
+        new = [(spec, index) for index in self.indices if (spec, index) not in self.prepared]
+        self.prepared += new
+        self.clock.now += self.prepare_seconds * len(new)
         if self.unable & set(self.indices):
             raise Refused("there is no room")
         return self
@@ -67,11 +75,16 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     return trial
 
 
-def run(memory: MeasuredLayers, trial: MadeUp, seconds: float = float("inf"), **more: object) -> Tuned:
-    wanted = missing(TASKS, memory)
-    return tune(
-        TASKS, wanted, memory, LOCAL, NO_CACHE, threads=1, seconds=seconds, clock=trial.clock, **more  # type: ignore[arg-type]
-    )  # fmt: skip
+def run(
+    memory: MeasuredLayers,
+    trial: MadeUp,
+    seconds: float = float("inf"),
+    on_progress: OnProgress | None = None,
+    wanted: Sequence[TuningTask] | None = None,
+) -> Tuned:
+    wanted = missing(TASKS, memory) if wanted is None else wanted
+    options = {"threads": 1, "seconds": seconds}
+    return tune(TASKS, wanted, memory, LOCAL, NO_CACHE, **options, on_progress=on_progress, clock=trial.clock)
 
 
 # ---- the order of things --------------------------------------------------------------------------------------------
@@ -141,14 +154,49 @@ def test_rounds_of_other_programs_do_not_decide(memory: MeasuredLayers, monkeypa
 
 # ---- the budget -----------------------------------------------------------------------------------------------------
 def test_layers_that_the_time_does_not_reach_are_left(memory: MeasuredLayers, made_up: MadeUp) -> None:
-    result = run(memory, made_up, seconds=2 * (LEAST_ROUNDS + 1) - 0.5)
-    by_weight = [task.key for task in ORDER]
-    assert result.measured == tuple(by_weight[: len(result.measured)])
-    assert result.left == tuple(by_weight[len(result.measured) :])
+    seconds = 2 * (LEAST_ROUNDS + 1) - 0.5
+    result = run(memory, made_up, seconds=seconds)
+    order = [task.key for task in ORDER]
+    assert result.measured == tuple(order[: len(result.measured)])
+    assert set(result.left) == set(order[len(result.measured) :])
     assert 1 <= len(result.measured) < len(TASKS)
-    assert set(memory.load()) == set(result.measured)
-    # A layer that has begun is finished.
-    assert all(sum(spec == task.spec for spec, _ in made_up.runs) in (0, LEAST_ROUNDS + 1) for task in TASKS[:1])
+    assert {key for key, layer in memory.load().items() if layer.is_complete} == set(result.measured)
+    assert made_up.clock.now <= seconds + 1  # a round
+
+
+def test_the_last_layer_stops_between_two_rounds_and_keeps_what_it_has(memory: MeasuredLayers, made_up: MadeUp) -> None:
+    first, *others = ORDER
+    result = run(memory, made_up, seconds=3.5)
+    assert made_up.clock.now == 4.0  # the first turn is not counted
+    assert result.measured == ()
+    assert set(result.left) == {task.key for task in TASKS}
+    (layer,) = memory.load().values()
+    assert (layer.key, layer.is_complete) == (first.key, False)
+    assert [(t.label, t.config) for t in layer.timings] == [(o.label, o.config) for o in first.candidates]
+    assert missing(TASKS, memory) == TASKS
+    assert first.key in run(memory, made_up).measured
+    assert memory.load()[first.key].is_complete
+
+
+def test_the_last_layer_stops_between_two_candidates(memory: MeasuredLayers, made_up: MadeUp) -> None:
+    """There is time to prepare two of the first layer's candidates: nothing is measured without the others."""
+    first = ORDER[0]
+    assert len(first.candidates) > 3
+    made_up.prepare_seconds = 10.0
+    result = run(memory, made_up, seconds=15.0)
+    assert made_up.clock.now == 20.0
+    assert made_up.prepared == [(first.spec, 0), (first.spec, 1)]
+    assert made_up.runs == []
+    assert memory.load() == {}
+    assert set(result.left) == {task.key for task in TASKS}
+
+
+def test_an_incomplete_layer_does_not_replace_a_complete_one(memory: MeasuredLayers, made_up: MadeUp) -> None:
+    run(memory, made_up)
+    before = dict(memory.load())
+    result = run(memory, made_up, seconds=3.5, wanted=TASKS)
+    assert set(result.left) == {task.key for task in TASKS}
+    assert memory.load() == before
 
 
 def test_without_time_nothing_is_measured(memory: MeasuredLayers, made_up: MadeUp) -> None:

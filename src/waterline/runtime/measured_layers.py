@@ -31,12 +31,18 @@ FILE_NAME = "tuning.jsonl"
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """What was measured of a layer, with so many threads and images. The timings are for one image."""
+    """What was measured of a layer, with so many threads and images.
+
+    Attributes:
+        timings: for one image.
+        is_complete: whether all that was worth measuring was, and often enough; else the time was over before.
+    """
 
     key: str
     threads: int
     batch: int
     timings: tuple[Timing, ...]
+    is_complete: bool = True
 
 
 def fingerprint(machine: Machine, version: str) -> str:
@@ -104,6 +110,7 @@ class MeasuredLayers:
             "layer": layer.key,
             "threads": layer.threads,
             "batch": layer.batch,
+            "is_complete": layer.is_complete,
             "timings": [[timing.label, codec.encode(timing.config), timing.seconds] for timing in layer.timings],
         }
         try:
@@ -139,11 +146,12 @@ def _parse(line: bytes, identity: str) -> MeasuredLayer | None:
         if record["machine"] != identity:
             return None
         timings = tuple(_timing(*entry) for entry in record["timings"])
-        threads, batch, key = record["threads"], record["batch"], record["layer"]
+        threads, batch, key, is_complete = (record[name] for name in ("threads", "batch", "layer", "is_complete"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    is_whole = isinstance(key, str) and all(type(n) is int and n > 0 for n in (threads, batch)) and timings
-    return MeasuredLayer(key, threads, batch, timings) if is_whole else None
+    is_named = isinstance(key, str) and isinstance(is_complete, bool)
+    is_whole = is_named and all(type(n) is int and n > 0 for n in (threads, batch)) and timings
+    return MeasuredLayer(key, threads, batch, timings, is_complete) if is_whole else None
 
 
 def _timing(label: Any, config: Any, seconds: Any) -> Timing:

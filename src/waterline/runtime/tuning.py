@@ -1,6 +1,8 @@
 """Tuning: the few best candidates of every layer are measured within a time budget, the important layers first.
 
-Layers between whose candidates there is no choice come last.
+Layers between whose candidates there is no choice come last. The clock is looked at between two candidates that are
+prepared (their weights packed, their kernels compiled) and between two rounds: the budget is overrun by one of these at
+most. What was measured of the last layer by then is kept, and marked as incomplete.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Tuned:
-    """How far it came: layers measured now, known before, and left for want of time (or because none could be run)."""
+    """How far it came: layers measured now, known before, and left.
+
+    Left for want of time, the last one perhaps with a part of its times, or because no candidate could be run.
+    """
 
     measured: tuple[str, ...]
     known: tuple[str, ...]
@@ -60,12 +65,14 @@ Clock = Callable[[], float]
 
 
 def missing(tasks: Sequence[TuningTask], memory: MeasuredLayers, threads: int | None = None) -> list[TuningTask]:
-    """Layers that were not measured yet; with `threads`, also those measured under other conditions."""
+    """Layers that were not measured yet, or not to the end; with `threads`, also those of other conditions."""
     known = memory.load()
 
     def is_known(task: TuningTask) -> bool:
         layer = known.get(task.key)
-        return layer is not None and (threads is None or (layer.threads, layer.batch) == (threads, task.spec.n))
+        if layer is None or not layer.is_complete:
+            return False
+        return threads is None or (layer.threads, layer.batch) == (threads, task.spec.n)
 
     return [task for task in tasks if not is_known(task)]
 
@@ -84,15 +91,14 @@ def tune(
 ) -> Tuned:
     """Measure the `wanted` ones of a network's `tasks`, and remember each layer as soon as it is measured.
 
-    Half of `seconds` is shared out equally, half by the layers' predicted parts of the network's time. A layer that has
-    begun is finished. What `on_progress` raises ends the tuning, and so does KeyboardInterrupt wherever it comes; what
-    was measured is kept.
+    Half of `seconds` is shared out equally, half by the layers' predicted parts of the network's time. What
+    `on_progress` raises ends the tuning, and so does KeyboardInterrupt wherever it comes; what was measured is kept.
     """
     deadline = clock() + seconds
     queue = sorted(wanted, key=lambda task: (len(task.candidates) == 1, -task.weight))
     displacement = Displacement(machine, max((task.others_bytes for task in queue), default=0))
     measured: list[str] = []
-    unable: list[str] = []
+    left: list[str] = []
     while queue and clock() < deadline:
         task = queue[0]
         share = (task.weight / max(sum(each.weight for each in queue), 1e-12) + 1 / len(queue)) / 2
@@ -100,27 +106,36 @@ def tune(
         until = now + share * (deadline - now) if deadline < math.inf else deadline
         _tell(on_progress, task, len(measured), len(wanted), 0)
         turns = _Turns(task, displacement.rows(task.others_bytes), machine, cache)
-        for rounds in range(1, MOST_ROUNDS + 1 if turns.running else 1):
+        turns.prepare(lambda: clock() < deadline)
+        rounds = 0
+        while turns.running and rounds < MOST_ROUNDS and clock() < deadline:
             turns.round(threads)
+            rounds += 1
             _tell(on_progress, task, len(measured), len(wanted), rounds)
             if rounds == FIRST_ROUNDS:
                 turns.drop_slow()
             if rounds >= LEAST_ROUNDS and (len(turns.running) == 1 or clock() >= until):
                 break
         queue.pop(0)
-        if not turns.running:
-            unable.append(task.key)
-            continue
-        timings = turns.timings()
-        memory.add(MeasuredLayer(task.key, threads, task.spec.n, timings))
-        _log.info("%s: %s", task.name, ", ".join(f"{t.label} {1e6 * (t.seconds or 0):.1f} us" for t in timings))
-        measured.append(task.key)
+        is_complete = rounds >= LEAST_ROUNDS
+        (measured if is_complete else left).append(task.key)
+        if rounds:
+            _remember(memory, MeasuredLayer(task.key, threads, task.spec.n, turns.timings(), is_complete), task.name)
     remembered = {task.key for task in wanted}
     return Tuned(
         tuple(measured),
         tuple(task.key for task in tasks if task.key not in remembered),
-        tuple([task.key for task in queue] + unable),
+        tuple([task.key for task in queue] + left),
     )
+
+
+def _remember(memory: MeasuredLayers, layer: MeasuredLayer, name: str) -> None:
+    """An incomplete layer does not take the place of a complete one, whatever its conditions were."""
+    known = memory.load().get(layer.key)
+    if layer.is_complete or known is None or not known.is_complete:
+        memory.add(layer)
+        times = ", ".join(f"{t.label} {1e6 * (t.seconds or 0):.1f} us" for t in layer.timings)
+        _log.info("%s%s: %s", name, "" if layer.is_complete else " (incomplete)", times)
 
 
 def _tell(on_progress: OnProgress | None, task: TuningTask, done: int, total: int, rounds: int) -> None:
@@ -129,32 +144,41 @@ def _tell(on_progress: OnProgress | None, task: TuningTask, done: int, total: in
 
 
 class _Turns:
-    """The candidates of a layer that are still in the race, and the times of all of them."""
+    """The candidates of a layer that are still in the race, and the times of all of them.
+
+    Attributes:
+        running: candidates in the race. samples: seconds of every candidate that was ever in it.
+    """
 
     def __init__(self, task: TuningTask, displaced: np.ndarray, machine: Machine, cache: ObjectCache) -> None:
         self._task, self._displaced = task, displaced
         self._machine, self._cache = machine, cache
-        offers = list(task.candidates[: _affordable(task.spec)])
-        try:
-            self._set(offers)
-        except Error as error:
-            _log.info("%s: %s", task.name, error.message)
-            self._set([offer for offer in offers if self._is_able(offer)])
-        self.samples: dict[Offer, list[float]] = {offer: [] for offer in self.running}
+        self.running: list[Offer] = []
+        self.samples: dict[Offer, list[float]] = {}
 
-    def _set(self, offers: list[Offer], like: Trial | None = None) -> None:
-        if offers:
-            self._trial = Trial(self._task.spec, offers, self._machine, self._cache, self._displaced, like)
+    def prepare(self, has_time: Callable[[], bool]) -> None:
+        """Pack and compile all candidates. Where the time does not last, none is in the race."""
+        able: list[Offer] = []
+        trial: Trial | None = None
+        for offer in self._task.candidates[: _affordable(self._task.spec)]:
+            if not has_time():
+                return
+            try:
+                trial = self._trial_of([offer], trial)
+                able.append(offer)
+            except Error as error:
+                _log.warning("%s: %s cannot be measured: %s", self._task.name, offer.label, error.message)
+        if trial is not None:
+            self.samples = {offer: [] for offer in able}
+            self._set(able, trial)
+
+    def _trial_of(self, offers: list[Offer], like: Trial | None) -> Trial:
+        return Trial(self._task.spec, offers, self._machine, self._cache, self._displaced, like)
+
+    def _set(self, offers: list[Offer], like: Trial) -> None:
+        self._trial = self._trial_of(offers, like)
         self.running = offers
         self._is_cold = True
-
-    def _is_able(self, offer: Offer) -> bool:
-        try:
-            self._set([offer])
-        except Error as error:
-            _log.warning("%s: %s cannot be measured: %s", self._task.name, offer.label, error.message)
-            return False
-        return True
 
     def round(self, threads: int) -> None:
         if self._is_cold:
