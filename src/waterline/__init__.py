@@ -2,13 +2,15 @@
 
 __version__ = "0.1.0"
 
-from waterline.api import CompiledNetwork, Session, algorithms, compile, conv2d
+from waterline.analysis import Analysis
+from waterline.api import CompiledNetwork, Session, algorithms, analyse, compile, conv2d
 from waterline.errors import Error, InvalidArgument, InvalidModel, Refused, UnsupportedOperator
 from waterline.graph import Graph
 from waterline.planner import Plan
 from waterline.runtime.profile import Report
 
 __all__ = [
+    "Analysis",
     "CompiledNetwork",
     "Error",
     "Graph",
@@ -20,6 +22,7 @@ __all__ = [
     "Session",
     "UnsupportedOperator",
     "algorithms",
+    "analyse",
     "compile",
     "conv2d",
 ]

@@ -244,6 +244,32 @@ class Analysis:
     def causes(self) -> Causes:
         return sum((layer.causes for layer in self.layers), Causes(0.0, 0.0, 0.0))
 
+    def summary(self) -> list[str]:
+        """The network in a few lines of text."""
+        source = "measured" if self.is_measured else "predicted from the plan, nothing ran"
+        causes = self.causes
+        arithmetic, memory, overhead = (
+            _percent(_ratio(part, causes.time_ns))
+            for part in (causes.arithmetic_ns, causes.memory_ns, causes.overhead_ns)
+        )
+        peak = f"{self.peak_flops_per_s / 1e9:.1f} GFLOP/s"
+        return [
+            f"{self.network} on {self.machine}: batch {self.batch}, {self.threads} thread"
+            f"{'s' if self.threads > 1 else ''}, {source}",
+            "latency = operations / (peak x efficiency): "
+            f"{self.flops / 1e9:.3f} GFLOP / ({peak} x {_percent(self.computational_efficiency)}) "
+            f"= {self.time_ns / 1e6:.3f} ms",
+            f"executed: {self.executed_flops / 1e9:.3f} GFLOP, effective efficiency "
+            f"{_percent(self.effective_efficiency)}",
+            f"waterline: {_percent(self.waterline)} of peak, {self.bound_ns / 1e6:.3f} ms",
+            f"waterline with every block fused: {_percent(self.fused_waterline)} of peak, "
+            f"{self.fused_bound_ns / 1e6:.3f} ms",
+            f"time: {arithmetic} arithmetic, {memory} memory beyond it, {overhead} overhead",
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the derived ones among them, ready for JSON."""
         plain = asdict(self)
@@ -258,10 +284,14 @@ class Analysis:
 
 
 def _derived(each: LayerAnalysis | BlockAnalysis | Analysis) -> dict[str, float]:
-    """What properties compute, as far as it is a number : what is not finite is left out, as JSON has none."""
+    """What properties compute, as far as it is a number: what is not finite is left out, as JSON has none."""
     names = [name for name, value in vars(type(each)).items() if isinstance(value, property)]
     found = {name: getattr(each, name) for name in names}
     return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _ratio(a: float, b: float) -> float:

@@ -54,12 +54,13 @@ class Tensors:
         """Of the steps at these positions as one kernel; one step alone is as it is."""
         steps = self.plan.steps[block.start : block.stop]
         if len(steps) == 1:
-            weights = steps[0].spec.weight_bytes if steps[0].spec else 0
+            filters = steps[0].spec.weight_bytes if steps[0].spec else 0
             out = sum(_elem_bytes(steps[0]) * storage.view.elems for storage in steps[0].outputs)
-            inner = step_bytes(steps[0]) - weights - out
-            return FusedTraffic(weights, inner, out, bound_ns(steps[0], machine, threads))
-        weights, entering, leaving = parts = [_Part(machine, threads) for _ in range(3)]
-        for i, step in zip(block, steps, strict=True):
+            inner = step_bytes(steps[0]) - filters - out
+            return FusedTraffic(filters, inner, out, bound_ns(steps[0], machine, threads))
+        parts = [_Part(machine, threads) for _ in range(3)]
+        weights, entering, leaving = parts
+        for step in steps:
             level = level_of(step_bytes(step), machine)
             elem_bytes = _elem_bytes(step)
             if step.spec is not None:

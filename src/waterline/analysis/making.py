@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 
 from waterline.analysis.analysis import Alternative, Analysis, BlockAnalysis, Causes, LayerAnalysis, PhaseTime
 from waterline.analysis.blocks import find_blocks
@@ -180,6 +180,6 @@ def _common_name(names: Sequence[str]) -> str:
     """`layer1.0` of `layer1.0.conv1` and `layer1.0.conv2`; the last name where they have nothing in common."""
     if len(names) == 1:
         return names[0]
-    parts = [re.split(r"(?<=[./])", name) for name in names]
-    common = "".join(os.path.commonprefix([part[:-1] for part in parts]))
+    parts = [re.split(r"(?<=[./])", name)[:-1] for name in names]
+    common = "".join(same[0] for same in takewhile(lambda each: len(set(each)) == 1, zip(*parts, strict=False)))
     return common.rstrip("./") or names[-1]

@@ -60,7 +60,7 @@ class Predictor:
         return Prediction(fixed + 1e9 * cost.seconds, cost.flops)
 
     def _cost(self, step: Step) -> Cost:
-        """Of the whole batch. The planner's figures are of one image, on all cores: another batch shares the weights."""
+        """Of the whole batch, which shares the weights; the planner's figures are of one image."""
         assert step.spec is not None
         key = (step.algorithm, step.spec, step.config)
         if key not in self._costs:

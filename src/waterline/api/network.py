@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from waterline.analysis import Analysis, of_plan, of_report
 from waterline.api import environment
 from waterline.api.arrays import like, to_numpy
 from waterline.api.explanation import explain
@@ -213,12 +214,26 @@ class CompiledNetwork:
 
     def profile(self, *inputs: Any, seconds: float = 1.0, **named: Any) -> Report:
         """Run for about `seconds` and report every layer's time, efficiency and bound."""
+        return self._profiled(inputs, named, seconds)[1]
+
+    def _profiled(self, inputs: tuple[Any, ...], named: dict[str, Any], seconds: float) -> tuple[Program, Report]:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise InvalidArgument(f"profile for {seconds!r} seconds", "pass a positive number")
         values = self._arranged(inputs, named)
         arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
         program = self._program(tuple(array.shape for array in arrays))
-        return measure(program, arrays, self._threads, seconds)
+        return program, measure(program, arrays, self._threads, seconds)
+
+    def analyse(self, *inputs: Any, seconds: float = 1.0, **named: Any) -> Analysis:
+        """How far every layer and block is from its limit, and why.
+
+        With inputs they are run as by `profile`, and the times are measured; without any, times are predicted from the
+        plan of the shapes that the network was compiled for, and nothing runs.
+        """
+        if not inputs and not named:
+            return of_plan(self.plan, self._machine, min(self._threads, self._machine.cores))
+        program, report = self._profiled(inputs, named, seconds)
+        return of_report(program.plan, self._machine, report)
 
     def explain(self) -> str:
         """Every layer, its algorithm, and each other one with its cost or the reason it was refused."""

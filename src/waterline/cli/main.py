@@ -24,11 +24,13 @@ COMMANDS = {
     "run": "run a network on an image, check the result, show outputs and latency",
     "bench": "latency of networks or layers, interleaved with other engines",
     "profile": "time and efficiency of every layer",
+    "analyse": "how far layers and blocks are from the limit, and why",
     "explain": "the plan: every layer's algorithm, and why",
     "tune": "measure each layer's best candidates; remembered for the option tune",
     "check": "correctness against float64",
     "experiment": "the papers' tables, measured here",
 }
+SPELLINGS = {"analyze": "analyse"}
 FAILED, MISTAKE = 1, 2
 _MISTAKES = (InvalidArgument, InvalidModel, UnsupportedOperator, Refused)
 
@@ -74,6 +76,7 @@ def entry(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status. Never raises, but for SystemExit of `--help` and `--version`."""
     try:
         argv = sys.argv[1:] if argv is None else list(argv)
+        argv[:1] = [SPELLINGS.get(word, word) for word in argv[:1]]
         arguments = parser(next((word for word in argv if word in COMMANDS), None)).parse_args(argv)
         status: int = importlib.import_module(f"waterline.cli.{arguments.command}").execute(arguments)
         sys.stdout.flush()

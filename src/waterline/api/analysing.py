@@ -1,0 +1,83 @@
+"""`analyse`: how far a network is from the limit of a machine, before anything has run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from waterline.analysis import Analysis, of_plan
+from waterline.api import environment
+from waterline.api.compiling import read_source
+from waterline.api.options import parse_dtype, parse_options
+from waterline.errors import InvalidArgument
+from waterline.machine import CATALOGUE, Machine
+from waterline.planner import plan
+
+
+def analyse(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    machine: Machine | str | None = None,
+    num_threads: int | None = None,
+    dtype: Any = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> Analysis:
+    """Analyse a network from its plan alone: nothing is compiled and nothing runs, so the machine need not be here.
+
+    `CompiledNetwork.analyse(x)` is the same of measured times.
+
+    Args:
+        model, example_inputs, dtype: as for `compile`.
+        machine: None, this one; a `Machine`; or the name of one in `waterline.machine.CATALOGUE`, or a part of it that
+            fits no other.
+        num_threads: how many of its cores; None: all.
+        options: as for `compile`. `tune` takes what was measured on this machine so far, and measures nothing.
+
+    Raises:
+        InvalidModel, UnsupportedOperator: the model cannot be read, or uses what is not computed.
+        InvalidArgument: a wrong argument, machine or option. Refused: no allowed algorithm serves a layer.
+    """
+    parse_dtype(dtype)
+    checked = parse_options(options)
+    is_whole = isinstance(num_threads, int) and not isinstance(num_threads, bool)
+    if num_threads is not None and not is_whole:
+        raise InvalidArgument(f"num_threads is {num_threads!r}", "pass a whole number, or None for all cores")
+    chosen = find_machine(machine)
+    is_tuned = machine is None and checked.tune_seconds
+    measured = environment.measured_layers().measurements() if is_tuned else None
+    made = plan(read_source(model, example_inputs).graph, chosen, checked.plan, measured)
+    return of_plan(made, chosen, num_threads)
+
+
+def find_machine(machine: Machine | str | None) -> Machine:
+    """A machine, by its name or a part of the name; None is this one.
+
+    Raises:
+        InvalidArgument: no machine of the catalogue has such a name, or several have; the hint lists them.
+    """
+    if machine is None:
+        return environment.machine()
+    if isinstance(machine, Machine):
+        return machine
+    if not isinstance(machine, str):
+        raise InvalidArgument(f"machine is {machine!r}", "pass a Machine, a name of the catalogue, or None")
+    wanted = machine.casefold().strip()
+    names = {each.name.casefold(): each for each in CATALOGUE}
+    if wanted in names:
+        return names[wanted]
+    found = [each for name, each in names.items() if wanted in name] or [
+        each for name, each in names.items() if all(word in name for word in wanted.split())
+    ]
+    if len(found) == 1 and wanted:
+        return found[0]
+    if found and wanted:
+        raise InvalidArgument(f"machine {machine!r} may be several", f"they are {_listed(found)}")
+    close = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {names[close[0]].name!r}?" if close else f"known are {_listed(CATALOGUE)}"
+    raise InvalidArgument(f"there is no machine {machine!r}", hint)
+
+
+def _listed(machines: Any) -> str:
+    return "; ".join(repr(each.name) for each in machines)

@@ -1,0 +1,69 @@
+"""`waterline analyse`: how far each layer and block is from the limit, and why; measured, or from the plan alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import waterline
+from waterline.analysis import Analysis
+from waterline.bench.workload import Workload
+from waterline.cli.common import add_engine, add_json, add_network, positive, seconds
+from waterline.errors import InvalidArgument
+from waterline.report.analysis_tables import block_table, layer_table
+
+LAYERS = 15
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_network(parser)
+    add_engine(parser)
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--machine", metavar="NAME", help="a machine of the catalogue, or a part of its name; implies --predicted"
+    )
+    parser.add_argument("--predicted", action="store_true", help="from the plan alone: nothing is compiled or run")
+    parser.add_argument("--seconds", type=seconds, metavar="S", help="time to measure (default: 2)")
+    count = parser.add_mutually_exclusive_group()
+    count.add_argument(
+        "--layers", type=positive, default=LAYERS, metavar="N", help=f"show so many, worst first (default: {LAYERS})"
+    )
+    count.add_argument("--all", action="store_true", help="show all layers")
+    form = parser.add_mutually_exclusive_group()
+    add_json(form)
+    form.add_argument("--markdown", action="store_true", help="print Markdown instead of text")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    analysis = _analysis(arguments)
+    if arguments.json:
+        print(analysis.to_json())
+        return 0
+    tables = (layer_table(analysis, None if arguments.all else arguments.layers), block_table(analysis))
+    if arguments.markdown:
+        print("\n".join(f"* {line}" for line in analysis.summary()))
+    else:
+        print("\n".join(analysis.summary()))
+    for table in tables:
+        print()
+        if arguments.markdown:
+            print(table.to_markdown())
+        else:
+            table.print(sys.stdout)
+    return 0
+
+
+def _analysis(arguments: argparse.Namespace) -> Analysis:
+    workload = Workload.named(arguments.model, arguments.image_size)
+    if arguments.machine is not None or arguments.predicted:
+        if arguments.seconds is not None:
+            raise InvalidArgument("--seconds was given, but nothing is measured", "leave it out, or --predicted")
+        return waterline.analyse(
+            workload.graph(arguments.batch),
+            machine=arguments.machine,
+            num_threads=arguments.threads,
+            dtype=arguments.dtype,
+        )
+    inputs = workload.inputs(arguments.batch)
+    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype)
+    return net.analyse(*inputs.values(), seconds=arguments.seconds or 2.0)
