@@ -15,7 +15,7 @@ from waterline.machine import Machine
 from waterline.runtime.cache import default_cache_dir
 from waterline.runtime.calibration import calibrate
 
-PACKAGES = ("numpy", "llvmlite", "onnx", "torch", "onnxruntime", "openvino", "rich", "pillow", "scikit-learn")
+PACKAGES = ("numpy", "llvmlite", "onnx", "torch", "onnxruntime", "openvino", "ncnn", "rich", "pillow", "scikit-learn")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
