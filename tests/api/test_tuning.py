@@ -64,6 +64,19 @@ def test_seconds(value: float, seconds: float) -> None:
     assert parse_options(None).tune_seconds == 0.0
 
 
+def test_known_measures_nothing(folder: Path, trials: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    plan = waterline.compile(graph(), options={"tune": "known"}).plan
+    assert plan == waterline.compile(graph()).plan
+    assert (trials, caplog.messages) == ([], [])
+
+
+@pytest.mark.parametrize("value", ["soon", "Known", -1.0, float("nan"), [1], None])
+def test_other_values_are_told_what_is_accepted(value: object) -> None:
+    with pytest.raises(waterline.InvalidArgument) as caught:
+        parse_options({"tune": value})
+    assert "'known'" in caught.value.hint
+
+
 # ---- what is measured -----------------------------------------------------------------------------------------------
 def test_results_are_those_of_the_network(folder: Path) -> None:
     network, x = module(), torch.from_numpy(image())
@@ -97,7 +110,9 @@ def test_without_tune_nothing_is_measured_and_nothing_measured_counts(folder: Pa
     tuned = waterline.compile(graph(), options=TUNE).plan
     assert trials == []
     assert tuned.steps[-2].kind == slow.algorithm
-    assert make_plan(graph(), is_tuned=True) == tuned
+    assert waterline.compile(graph(), options={"tune": "known"}).plan == tuned
+    assert trials == []
+    assert make_plan(graph(), options={"tune": "known"}) == tuned
     assert make_plan(graph()) == before
 
 

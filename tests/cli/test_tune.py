@@ -113,3 +113,42 @@ def test_explain_shows_predicted_and_measured_times(call, fresh: Path, small_mod
     assert "refused: " in tuned
     strict = call("explain", small_model, "--tuned", "--accuracy", "strict").stdout
     assert "0 of 2 different layers" in strict
+
+
+def test_commands_that_run_a_network_take_tuned_plans(call, fresh: Path, small_model: Path) -> None:
+    """One candidate is made the fastest by a false time: with the flag it is what runs, without it is not."""
+    call("tune", small_model)
+    lines = [json.loads(line) for line in (fresh / FILE_NAME).read_text().splitlines()]
+    (conv,) = (line for line in lines if "_r3_s3_" in line["layer"])
+    by_cost = profiled(call, small_model)
+    favourite = next(timing for timing in conv["timings"] if timing[2] and timing[0] != by_cost)
+    favourite[2] = 1e-9
+    (fresh / FILE_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    environment.measured_layers.cache_clear()
+    assert profiled(call, small_model) == by_cost
+    assert profiled(call, small_model, "--tuned") == favourite[0]
+
+    told = f"{small_model}: 2 of 2 layers are chosen by measured times\n"
+    short = (small_model, "--seconds", "0.1", "--json")
+    run = call("run", *short, "--random", "--tuned", "--profile")
+    facts = json.loads(run.stdout)
+    assert told in run.stderr
+    assert [row["algorithm"] for row in facts["profile"]["rows"] if row["name"] == "conv"] == [favourite[0]]
+    assert [record.get("tuned") for record in facts["records"] if record["engine"] == "waterline"] == [True]
+    for flags in ((), ("--tuned",)):
+        (record,) = json.loads(call("bench", *short, "-", *flags).stdout)
+        assert record["tuned"] is bool(flags)
+    assert "waterline, tuned" in call("bench", small_model, "--seconds", "0.1", "--tuned").stdout
+
+
+def test_a_flag_without_measured_times_says_so(call, fresh: Path, small_model: Path) -> None:
+    result = call("profile", small_model, "--seconds", "0.1", "--tuned")
+    expected = f"0 of 2 layers are chosen by measured times; `waterline tune {small_model}` measures the others\n"
+    assert result.stderr == f"{small_model}: {expected}"
+    assert result.returncode == 0
+
+
+def profiled(call, model: Path, *flags: str) -> str:
+    """The algorithm that the convolution was run with."""
+    report = json.loads(call("profile", model, "--seconds", "0.1", "--json", *flags).stdout)
+    return next(row["algorithm"] for row in report["rows"] if row["name"] == "conv")

@@ -54,7 +54,7 @@ def compile(
     machine = environment.machine()
     threads = parse_threads(num_threads, machine.cores)
     source = read_source(model, example_inputs)
-    measured = tuned(source.graph, machine, threads, checked) if checked.tune_seconds else None
+    measured = tuned(source.graph, machine, threads, checked) if checked.is_tuned else None
     return CompiledNetwork(source, machine, threads, checked, measured)
 
 
@@ -65,9 +65,8 @@ def make_plan(
     dtype: Any = "float32",
     num_threads: int | None = None,
     options: Mapping[str, Any] | None = None,
-    is_tuned: bool = False,
 ) -> Plan:
-    """What `compile` would run, without compiling; with `is_tuned`, by what was measured so far, measuring nothing.
+    """What `compile` would run, without compiling; with `tune`, by what was measured so far, measuring nothing.
 
     Raises:
         What `compile` does.
@@ -76,7 +75,7 @@ def make_plan(
     checked = parse_options(options)
     machine = environment.machine()
     parse_threads(num_threads, machine.cores)
-    measured = environment.measured_layers().measurements() if is_tuned else None
+    measured = environment.measured_layers().measurements() if checked.is_tuned else None
     return plan(read_source(model, example_inputs).graph, machine, checked.plan, measured)
 
 

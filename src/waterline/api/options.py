@@ -16,22 +16,28 @@ DTYPES = {"float32": "f32", "f32": "f32"}
 DEVICES = ("cpu",)
 # What `tune=True` may take: enough for a network like ResNet-50 on two cores, its kernels compiled.
 TUNE_SECONDS = 30.0
+KNOWN = "known"  # the value of `tune` that measures nothing
 # name -> what it accepts, for messages.
 NAMES = {
     "algorithms": "a list of names of waterline.algorithms()",
     "accuracy": "'strict', 'default' or 'fast'",
     "block_fusion": "True or False",
     "workspace_bytes": "a positive whole number",
-    "tune": "False, True or seconds",
+    "tune": "False, True, seconds or 'known'",
 }
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller asked for, checked. `tune_seconds` is 0 for no tuning."""
+    """What the caller asked for, checked.
+
+    Attributes:
+        is_tuned: whether measured times decide. tune_seconds: to measure what is missing; 0 measures nothing.
+    """
 
     plan: PlanOptions
     tune_seconds: float = 0.0
+    is_tuned: bool = False
 
 
 def parse_options(options: Mapping[str, Any] | None) -> Options:
@@ -50,13 +56,19 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     if not isinstance(options.get("block_fusion", False), bool):
         raise _wrong("block_fusion", options["block_fusion"])
     tune = options.get("tune", False)
-    if not isinstance(tune, bool | int | float) or not tune >= 0:
-        raise _wrong("tune", tune)
     workspace = options.get("workspace_bytes")
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
-    seconds = TUNE_SECONDS if tune is True else float(tune)
-    return Options(PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace), seconds)
+    chosen = PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace)
+    return Options(chosen, _tune_seconds(tune), is_tuned=bool(tune))
+
+
+def _tune_seconds(tune: Any) -> float:
+    if isinstance(tune, str) and tune == KNOWN:
+        return 0.0
+    if not isinstance(tune, bool | int | float) or not tune >= 0:
+        raise _wrong("tune", tune)
+    return TUNE_SECONDS if tune is True else float(tune)
 
 
 def _algorithms(names: Any) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Tuning of a graph: what is missing is measured within the time allowed; the plan gets all that is known."""
+"""Tuning of a graph: what is missing is measured within the time allowed, if any; the plan gets all that is known."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _log = logging.getLogger("waterline.tuning")
 
 
 def tuned(graph: Graph, machine: Machine, threads: int, options: Options) -> Measurements:
-    """Measure the layers that were never measured, with `threads` and the graph's batch.
+    """All that is known, after measuring the layers that never were, with `threads` and the graph's batch.
 
     Whatever the conditions were under which a layer was measured, it is not measured again: the choice belongs to the
     machine, so that networks compiled for other numbers of threads, or batches, compute the same bits.
     """
-    tasks = tuning_tasks(graph, machine, options.plan)
     memory = environment.measured_layers()
+    if not options.tune_seconds:
+        return memory.measurements()
+    tasks = tuning_tasks(graph, machine, options.plan)
     wanted = missing(tasks, memory)
     if wanted:
         result = run(tasks, wanted, machine, threads, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from waterline.cli.common import (
     Progress,
     add_dtype,
     add_image_size,
+    add_tuned,
     algorithm_names,
     check_writable,
     layer_specs,
     list_of,
     positive,
+    say_tuned,
     seconds,
+    tuned_options,
     unique,
     write_json,
 )
@@ -50,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     add_image_size(parser)
     add_dtype(parser)
+    add_tuned(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -78,7 +82,10 @@ def execute(arguments: argparse.Namespace) -> int:
         for batch, count in itertools.product(batches, threads):
             inputs = workload.inputs(batch)
             task = Task(workload.model, inputs, count, arguments.dtype)
-            engines, labels, meters = _engines(task, vs, algorithms, progress, workload.name, bool(arguments.conv))
+            options = tuned_options(arguments)
+            engines, labels, meters = _engines(
+                task, vs, algorithms, options, progress, workload.name, bool(arguments.conv)
+            )
             versions = {engine.name: engine.version for engine in engines.values()}
             work = flops(workload.graph(batch))
             measured = compare(
@@ -128,7 +135,13 @@ def _workloads(arguments: argparse.Namespace) -> list[tuple[Callable[[], Workloa
 
 
 def _engines(
-    task: Task, vs: Sequence[str], algorithms: Sequence[str], progress: Progress, name: str, is_layer: bool
+    task: Task,
+    vs: Sequence[str],
+    algorithms: Sequence[str],
+    options: Mapping[str, Any],
+    progress: Progress,
+    name: str,
+    is_layer: bool,
 ) -> tuple[dict[str, Engine], dict[str, dict[str, Any]], dict[str, Meter]]:
     """Variant -> engine, ours first; the labels that tell our variants apart; and for a layer the meters of kernels."""
     engines: dict[str, Engine] = {}
@@ -137,14 +150,17 @@ def _engines(
     for algorithm in algorithms or (None,):
         variant = f"waterline ({algorithm})" if algorithm else "waterline"
         try:
-            net = ours.compiled(task, {"algorithms": [algorithm]} if algorithm else {})
+            net = ours.compiled(task, {**options, "algorithms": [algorithm] if algorithm else None})
         except Refused as refusal:
             progress.say(f"{name}: {algorithm} is left out: {refusal.message}")
             continue
+        if options and not is_layer:
+            say_tuned(progress, net.plan, name)
         engines[variant] = ours.engine_of(net, task.inputs)
+        labels[variant] = {"tuned": "tune" in options}
         if is_layer:
             used = next(step.algorithm for step in net.plan.steps if step.spec is not None)
-            labels[variant] = {"algorithm": used}
+            labels[variant]["algorithm"] = used
             meters[variant] = ours.meter_of(net, task.inputs)
     if not engines:
         raise Refused(f"{name}: no algorithm that was asked for serves this layer", "leave --algorithm out")

@@ -13,9 +13,11 @@ from typing import Any
 
 import waterline
 from waterline.algorithms.base import ACCURACIES
+from waterline.api.options import KNOWN
 from waterline.bench import layers
 from waterline.bench.command import positive
 from waterline.errors import InvalidArgument
+from waterline.planner import Plan
 from waterline.spec import ConvSpec
 
 MODEL_HELP = "a name of the zoo, or the path of an ONNX file"
@@ -58,6 +60,25 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="float32", metavar="D", help="of the arithmetic (default: float32)")
+
+
+def add_tuned(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tuned", action="store_true", help="choose by measured times, as far as `waterline tune` has measured some"
+    )
+
+
+def tuned_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Options of `waterline.compile`: with --tuned by what was measured, measuring nothing."""
+    return {"tune": KNOWN} if arguments.tuned else {}
+
+
+def say_tuned(progress: Progress, plan: Plan, name: str) -> None:
+    """How many layers --tuned has decided: a plan without any is the same as without the flag."""
+    layers = [step for step in plan.steps if step.spec is not None]
+    measured = sum(step.candidates[0].measured_seconds is not None for step in layers)
+    more = f"; `waterline tune {name}` measures the others" if measured < len(layers) else ""
+    progress.say(f"{name}: {measured} of {len(layers)} layers are chosen by measured times{more}")
 
 
 def add_accuracy(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from waterline.api import environment
 from waterline.api.compiling import make_plan
 from waterline.api.explanation import explain
 from waterline.bench.workload import Workload
-from waterline.cli.common import add_accuracy, add_engine, add_network
+from waterline.cli.common import add_accuracy, add_engine, add_network, add_tuned, tuned_options
 from waterline.planner.measurements import layer_key
 
 
@@ -16,9 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
     add_accuracy(parser)
-    parser.add_argument(
-        "--tuned", action="store_true", help="the choice by measured times, as far as there are any, with these times"
-    )
+    add_tuned(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -27,8 +25,7 @@ def execute(arguments: argparse.Namespace) -> int:
         workload.model,
         num_threads=arguments.threads,
         dtype=arguments.dtype,
-        options={"accuracy": arguments.accuracy},
-        is_tuned=arguments.tuned,
+        options={"accuracy": arguments.accuracy, **tuned_options(arguments)},
     )
     print(explain(plan))
     layers = {layer_key(step.spec, (), arguments.accuracy) for step in plan.steps if step.spec is not None}

@@ -7,13 +7,24 @@ import sys
 
 import waterline
 from waterline.bench.workload import Workload
-from waterline.cli.common import add_engine, add_json, add_network, positive, seconds
+from waterline.cli.common import (
+    Progress,
+    add_engine,
+    add_json,
+    add_network,
+    add_tuned,
+    positive,
+    say_tuned,
+    seconds,
+    tuned_options,
+)
 from waterline.report.tables import per_layer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
+    add_tuned(parser)
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to measure (default: 2)")
     form = parser.add_mutually_exclusive_group()
@@ -30,7 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     workload = Workload.named(arguments.model, arguments.image_size)
     inputs = workload.inputs(arguments.batch)
-    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype)
+    options = tuned_options(arguments)
+    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype, options=options)
+    if arguments.tuned:
+        say_tuned(Progress(), net.plan, arguments.model)
     report = net.profile(*inputs.values(), seconds=arguments.seconds)
     if arguments.json:
         print(report.to_json())

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import waterline
 from waterline.api import environment
 from waterline.bench import ours, peers
 from waterline.bench.comparison import compare
@@ -20,7 +19,18 @@ from waterline.bench.timing import Protocol
 from waterline.bench.truth import check_network
 from waterline.bench.workload import Workload, flops
 from waterline.cli import image
-from waterline.cli.common import Progress, add_engine, add_json, add_network, positive, print_json, seconds
+from waterline.cli.common import (
+    Progress,
+    add_engine,
+    add_json,
+    add_network,
+    add_tuned,
+    positive,
+    print_json,
+    say_tuned,
+    seconds,
+    tuned_options,
+)
 from waterline.errors import InvalidArgument
 from waterline.report import tables
 
@@ -36,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--random", action="store_true", help="random data instead of an image")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="copies of the image (default: 1)")
     add_engine(parser)
+    add_tuned(parser)
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="to measure latency (default: 2)")
     parser.add_argument("--profile", action="store_true", help="show the table of layers as well")
     add_json(parser)
@@ -50,8 +61,10 @@ def execute(arguments: argparse.Namespace) -> int:
     task = Task(workload.model, inputs, threads, arguments.dtype)
 
     start = time.perf_counter()
-    net = waterline.compile(workload.model, num_threads=threads, dtype=arguments.dtype)
+    net = ours.compiled(task, tuned_options(arguments))
     compile_s = time.perf_counter() - start
+    if arguments.tuned:
+        say_tuned(progress, net.plan, arguments.model)
     results = ours.as_list(net(*inputs.values()))
     progress.show(f"computing {workload.name} in float64")
     checks = check_network(workload, inputs, results, net.plan, trials=1)
@@ -67,6 +80,7 @@ def execute(arguments: argparse.Namespace) -> int:
         flops=flops(workload.graph(arguments.batch)),
         threads=threads,
         labels={"model": workload.name, "dtype": arguments.dtype, "batch": arguments.batch},
+        variant_labels={"waterline": {"tuned": arguments.tuned}},
         protocol=Protocol(seconds=arguments.seconds),
         on_round=lambda rounds, share: progress.show(f"measuring: {rounds} rounds, {100 * share:.0f} %"),
     )

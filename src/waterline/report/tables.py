@@ -160,6 +160,8 @@ def comparison(records: Sequence[Record], title: str = "") -> Table:
         engine = record["engine"]
         if record.get("algorithm"):
             engine += f" ({record['algorithm']})"
+        if record.get("tuned"):
+            engine += ", tuned"
         ratio = record["ratio"]
         kernel = ("", "") if has_kernels else ()
         if "kernel_ms" in record:
