@@ -13,6 +13,7 @@ from waterline.errors import InvalidArgument
 # `measure(arguments, machine, progress) -> Iterator[list[Record]]`, which yields the records of one measurement.
 EXPERIMENTS = {
     "winograd": "Lavin and Gray (2015): accuracy on VGG's layers, and VGG-E by batch",
+    "indirect": "Dukhan (2019): the indirect convolution against im2col, time and memory",
 }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from waterline.algorithms import Algorithm, Views
 from waterline.api import environment
+from waterline.bench.experiments import Listener
 from waterline.bench.timing import Protocol, Timing, interleave
 from waterline.bench.workload import Workload
 from waterline.codegen.cpu.memory import aligned_zeros
@@ -153,6 +154,10 @@ class LayerRun:
                 median = float(np.median(took[is_layer & (self._phases == phase)]))
                 self.phases_ns.setdefault(str(phase), []).append(median)
 
+    def calls(self) -> Calls:
+        """For `in_rounds`."""
+        return Calls(self.run, lambda: self.samples_ns)
+
     def output(self) -> np.ndarray:
         """(N, P, Q, K) of the first copy, computed anew; the next run of another algorithm overwrites it."""
         self.tensors.y[0].fill(np.nan)
@@ -182,11 +187,12 @@ def in_rounds(
     machine: Machine,
     threads: int,
     protocol: Protocol,
-    on_round: Callable[[int, float], None],
+    what: str,
+    listener: Listener,
 ) -> tuple[dict[str, Timing], list[float]]:
     """Variant -> its own times, round by round, and the peak of `threads` cores in each round, in flops a second.
 
-    The first run of a turn is to warm up, where it is not the only one.
+    The first run of a turn is to warm up, where it is not the only one. `what` is measured, for the listener.
     """
     peaks: list[float] = []
     marks: list[dict[str, int]] = []
@@ -194,6 +200,9 @@ def in_rounds(
     def each_round() -> None:
         marks.append({name: calls.count for name, calls in variants.items()})
         peaks.append(measure_peak(machine, _PEAK_S, threads))
+
+    def on_round(rounds: int, share: float) -> None:
+        listener.show(f"{what}: {rounds} rounds, {100 * share:.0f} %")
 
     runs = {name: calls.run for name, calls in variants.items()}
     interleave(runs, protocol, each_round=each_round, on_round=on_round)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waterline.bench.records import Record
-from waterline.report.experiments import winograd
+from waterline.report.experiments import indirect, winograd
 from waterline.report.tables import Table
 
-# protocol -> the table of its records. Each module has `TABLES` of its own protocols.
-_TABLES: Mapping[str, Callable[[Sequence[Record]], Table]] = {**winograd.TABLES}
+# protocol -> the table, or the tables, of its records. Each module has `TABLES` of its own protocols.
+_TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {**winograd.TABLES, **indirect.TABLES}
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """A table for each protocol that the records are of, in their order."""
-    protocols = dict.fromkeys(record["protocol"] for record in records)
-    return [_TABLES[name]([record for record in records if record["protocol"] == name]) for name in protocols]
+    """The tables of each protocol that the records are of, in their order."""
+    found: list[Table] = []
+    for protocol in dict.fromkeys(record["protocol"] for record in records):
+        made = _TABLES[protocol]([record for record in records if record["protocol"] == protocol])
+        found += [made] if isinstance(made, Table) else made
+    return found
