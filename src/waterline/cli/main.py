@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": "the plan: every layer's algorithm, and why",
     "tune": "measure each layer's best candidates; remembered for the option tune",
     "check": "correctness against float64",
+    "report": "one page of figures and tables, in a file of HTML",
     "experiment": "the papers' tables, measured here",
 }
 SPELLINGS = {"analyze": "analyse"}

@@ -2,6 +2,6 @@
 
 from waterline.report.page.content import Content, Picture
 from waterline.report.page.page import data, html
-from waterline.report.page.profiles import Profile, read
+from waterline.report.page.profiles import Profile, of_analysis, read
 
-__all__ = ["Content", "Picture", "Profile", "data", "html", "read"]
+__all__ = ["Content", "Picture", "Profile", "data", "html", "of_analysis", "read"]

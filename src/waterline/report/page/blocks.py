@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from waterline.analysis import Analysis, BlockAnalysis
 from waterline.report.page import numbers
-from waterline.report.page.markup import Html, join, tag
+from waterline.report.page.markup import Html, caption, join, tag
 
 HEADINGS = (
     "Layers",
@@ -32,7 +32,7 @@ def section(analysis: Analysis) -> Html:
     note = f" {numbers.count(alone, 'layer')} outside of blocks {'is' if alone == 1 else 'are'} not listed."
     table = tag(
         "table",
-        tag("caption", "Blocks of two layers or more, in the order they run"),
+        caption("Blocks of two layers or more, in the order they run"),
         tag("thead", tag("tr", tag("th", "Block", scope="col"), [_heading(text) for text in HEADINGS])),
         tag("tbody", [_row(block, analysis) for block in several]),
         class_="blocks",

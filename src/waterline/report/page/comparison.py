@@ -7,8 +7,8 @@ from typing import Any
 
 from waterline.bench.records import Record
 from waterline.report import tables
-from waterline.report.page import numbers
-from waterline.report.page.markup import Html, join, tag
+from waterline.report.page import layers, numbers
+from waterline.report.page.markup import Html, caption, join, tag
 from waterline.report.page.profiles import Match, Profile, match
 
 
@@ -18,7 +18,7 @@ def engines(records: Sequence[Record], versions: Mapping[str, Any]) -> Html:
     headings = ("Median ms", "10th", "90th percentile", "Of peak", "Ratio", "Its spread")
     table = tag(
         "table",
-        tag("caption", "Latency of the whole network, by engine"),
+        caption("Latency of the whole network, by engine"),
         tag(
             "thead",
             tag(
@@ -69,13 +69,13 @@ def profiles(compared: Sequence[Profile]) -> Html:
     said = f"{numbers.count(everywhere, 'layer')} of {len(matches)} are in all of them."
     table = tag(
         "table",
-        tag("caption", "Layers by name and shape. The ratio is the time divided by that of the first profile."),
+        caption("Layers by name and shape. The ratio is the time divided by that of the first profile."),
         tag("thead", _profile_headings(compared)),
         tag("tbody", [_matched(each) for each in matches]),
         tag("tfoot", _sums(compared, matches)),
         class_="profiles",
     )
-    region = tag("div", table, class_="region", role="region", aria_label="Table of profiles", tabindex="0")
+    region = tag("div", table, class_="region wide", role="region", aria_label="Table of profiles", tabindex="0")
     return join([tag("h2", "Profiles side by side", id="profiles-title"), _list(compared), tag("p", said), region])
 
 
@@ -110,7 +110,7 @@ def _heading(text: str, is_number: bool = True) -> Html:
 def _matched(each: Match) -> Html:
     cells = [
         tag("th", each.name, scope="row", class_="name"),
-        tag("td", tables.short_shape(each.shape), class_="shape"),
+        tag("td", layers.shape(each.shape), class_="shape"),
     ]
     for position, row in enumerate(each.rows):
         if row is None:

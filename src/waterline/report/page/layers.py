@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from waterline.analysis import Alternative, Analysis, LayerAnalysis
+from waterline.report import tables
 from waterline.report.page import numbers
-from waterline.report.page.markup import Html, join, tag
+from waterline.report.page.markup import Html, caption, join, tag
 from waterline.report.page.summary import CAUSES, bar, cause_shares
-from waterline.report.tables import short_shape
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,13 @@ def sorting_values(layer: LayerAnalysis, analysis: Analysis) -> dict[str, float 
         "share": share(layer, analysis),
         "flops_per_s": _gflop_per_s(layer),
         "overhead_share": cause_shares(layer.causes)["overhead"],
-        "shown_shape": short_shape(layer.shape),
+        "shown_shape": shape(layer.shape),
     }
+
+
+def shape(text: str) -> str:
+    """A layer's id as people write it."""
+    return tables.short_shape(text).replace("->", "\u2192")
 
 
 def section(analysis: Analysis) -> Html:
@@ -127,14 +132,14 @@ def _table(analysis: Analysis) -> Html:
     bodies = [_body(i, layer, analysis) for i, layer in enumerate(analysis.layers)]
     table = tag(
         "table",
-        tag("caption", "Every layer, in the order they run. Times are of one inference."),
+        caption("Every layer, in the order they run. Times are of one inference."),
         tag("thead", tag("tr", headings)),
         bodies,
         _totals(analysis),
         id="layer-table",
         class_="layers",
     )
-    return tag("div", table, class_="region", role="region", aria_label="Table of layers", tabindex="0")
+    return tag("div", table, class_="region wide", role="region", aria_label="Table of layers", tabindex="0")
 
 
 def _heading(key: str, text: str, meaning: str, sort: str | None = None, class_: str | None = None) -> Html:
@@ -155,7 +160,7 @@ def _body(i: int, layer: LayerAnalysis, analysis: Analysis) -> Html:
     cells = [
         tag("td", i + 1, class_="number"),
         tag("th", tag("div", expand, tag("span", layer.name)), scope="row", class_="name"),
-        tag("td", short_shape(layer.shape), class_="shape"),
+        tag("td", shape(layer.shape), class_="shape"),
     ]
     cells += [
         tag("td", column.cell(layer, analysis), class_=None if column.is_text else "number") for column in COLUMNS
@@ -190,7 +195,12 @@ def _causes_of(analysis: Analysis) -> Html:
 
 
 def _detail(layer: LayerAnalysis) -> Html:
-    return join([tag("p", layer.reason) if layer.reason else None, _facts(layer), _alternatives(layer), _phases(layer)])
+    return join([_reason(layer), _facts(layer), _alternatives(layer), _phases(layer)])
+
+
+def _reason(layer: LayerAnalysis) -> Html | None:
+    text = layer.reason.removesuffix(".")
+    return tag("p", f"{text[:1].upper()}{text[1:]}.") if text else None
 
 
 def _facts(layer: LayerAnalysis) -> Html:
@@ -223,7 +233,7 @@ def _alternatives(layer: LayerAnalysis) -> Html | None:
     rows = [tag("tr", _alternative(other, has_measured)) for other in layer.alternatives]
     return tag(
         "table",
-        tag("caption", "What else was considered"),
+        caption("What else was considered"),
         tag("thead", tag("tr", [tag("th", text, scope="col") for text in headings])),
         tag("tbody", rows),
         class_="small",
@@ -263,7 +273,7 @@ def _phases(layer: LayerAnalysis) -> Html | None:
     headings = ("Phase", "Time µs", "Of the layer", "GFLOP/s executed", "Bound µs")
     return tag(
         "table",
-        tag("caption", "Its phases"),
+        caption("Its phases"),
         tag("thead", tag("tr", [tag("th", text, scope="col") for text in headings])),
         tag("tbody", rows),
         class_="small",

@@ -44,6 +44,11 @@ def join(children: Iterable[object]) -> Html:
     return Html("".join(parts))
 
 
+def caption(text: str) -> Html:
+    """A table's, in an element of its own that stays in view where the table is wider than its region."""
+    return tag("caption", tag("span", text))
+
+
 def data_block(value: Any) -> Html:
     """JSON for a `<script type="application/json">`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from waterline.analysis import Analysis
 from waterline.errors import InvalidArgument
 
 HINT = "write one: waterline profile MODEL --json > FILE"
@@ -103,6 +104,12 @@ def of_dict(plain: Mapping[str, Any], label: str) -> Profile:
         _time_ns(plain["totals"]["time_ns"]),
         rows,
     )
+
+
+def of_analysis(analysis: Analysis, label: str) -> Profile:
+    """The times of an analysis, measured or predicted."""
+    rows = tuple(ProfileRow(layer.name, layer.shape, layer.algorithm, layer.time_ns) for layer in analysis.layers)
+    return Profile(label, analysis.network, analysis.machine, analysis.threads, analysis.time_ns, rows)
 
 
 def match(profiles: Sequence[Profile]) -> list[Match]:

@@ -83,7 +83,7 @@
   const total = layers.reduce((sum, layer) => sum + layer.time_ns, 0);
   const textOf = (layer) => `${layer.name} ${layer.shown_shape} ${layer.shape} ${layer.algorithm}`.toLowerCase();
   const showFiltered = () => {
-    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = filter.value.toLowerCase().replaceAll("->", "\u2192").split(/\s+/).filter(Boolean);
     let count = 0;
     let time = 0;
     for (const body of bodies) {

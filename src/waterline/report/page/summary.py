@@ -16,6 +16,7 @@ CAUSES = {
     "overhead": ("Overhead", "the rest: kernels below peak, data moved more than once, waiting for each other"),
 }
 MOST_LOSING = 5
+NOISE = 0.03  # by which the layers' medians may add up to something else than the network's
 
 
 def header(content: Content) -> Html:
@@ -80,7 +81,19 @@ def _kind(content: Content, analysis: Analysis) -> Html:
     runs = f"Measured: the median of {numbers.count(content.runs, 'run')}" if content.runs else "Measured"
     peak = f"{numbers.giga(analysis.peak_flops_per_s)} GFLOP/s"
     rates = ", ".join(f"{level}: {numbers.giga(rate)} GB/s" for level, rate in analysis.bytes_per_s.items())
-    return tag("p", f"{runs}. The machine's peak of these threads is {peak}; bandwidth {rates}.", class_="muted")
+    return tag(
+        "p",
+        f"{runs}. The machine's peak of these threads is {peak}; bandwidth {rates}.{_disagreement(analysis)}",
+        class_="muted",
+    )
+
+
+def _disagreement(analysis: Analysis) -> str:
+    """Medians do not add up: said where it is seen, as on a machine that others use too."""
+    layers_ns = analysis.causes.time_ns
+    if abs(layers_ns - analysis.time_ns) < NOISE * analysis.time_ns:
+        return ""
+    return f" The medians of the layers add up to {numbers.milliseconds(layers_ns)}: the machine was disturbed."
 
 
 def _figures(content: Content, analysis: Analysis) -> Html:
