@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from waterline.analysis import Alternative, Analysis, LayerAnalysis
+from waterline.analysis import Analysis, LayerAnalysis
 from waterline.report import tables
 from waterline.report.page import numbers
+from waterline.report.page.details import detail
 from waterline.report.page.markup import Html, caption, join, tag
-from waterline.report.page.summary import CAUSES, bar, cause_shares
+from waterline.report.page.summary import bar, cause_shares
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _body(i: int, layer: LayerAnalysis, analysis: Analysis) -> Html:
     cells += [
         tag("td", column.cell(layer, analysis), class_=None if column.is_text else "number") for column in COLUMNS
     ]
-    detail = tag("td", tag("div", _detail(layer), class_="detail"), colspan=len(cells))
+    detail = tag("td", tag("div", detail(layer), class_="detail"), colspan=len(cells))
     rows = [tag("tr", cells), tag("tr", detail, id=f"detail-{i}", class_="details")]
     return tag("tbody", rows, id=f"layer-{i}", data_index=i)
 
@@ -192,89 +193,3 @@ def _totals(analysis: Analysis) -> Html:
 def _causes_of(analysis: Analysis) -> Html:
     said = ", ".join(f"{name} {numbers.percent(share)}" for name, share in cause_shares(analysis.causes).items())
     return join([bar(analysis.causes), tag("span", said, class_="unseen")])
-
-
-def _detail(layer: LayerAnalysis) -> Html:
-    return join([_reason(layer), _facts(layer), _alternatives(layer), _phases(layer)])
-
-
-def _reason(layer: LayerAnalysis) -> Html | None:
-    text = layer.reason.removesuffix(".")
-    return tag("p", f"{text[:1].upper()}{text[1:]}.") if text else None
-
-
-def _facts(layer: LayerAnalysis) -> Html:
-    causes = cause_shares(layer.causes)
-    values = {"arithmetic": layer.causes.arithmetic_ns, "memory": layer.causes.memory_ns}
-    values["overhead"] = layer.causes.overhead_ns
-    facts = [("Id", layer.shape)]
-    if layer.flops:
-        facts += [
-            ("Operational intensity", f"{layer.operational_intensity:,.1f} FLOP/byte"),
-            ("Attainable", f"{numbers.percent(layer.attainable_efficiency)} of peak"),
-        ]
-    facts += [
-        ("Least bytes", numbers.mega_bytes(layer.bytes)),
-        ("Predicted", f"{numbers.microseconds(layer.predicted_ns)}{numbers.SPACE}µs"),
-        ("Above its bound", f"{numbers.microseconds(layer.lost_ns)}{numbers.SPACE}µs"),
-    ]
-    facts += [
-        (CAUSES[name][0], f"{numbers.microseconds(value)}{numbers.SPACE}µs, {numbers.percent(causes[name])}")
-        for name, value in values.items()
-    ]
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="terms")
-
-
-def _alternatives(layer: LayerAnalysis) -> Html | None:
-    if not layer.alternatives:
-        return None
-    has_measured = any(other.measured_seconds is not None for other in layer.alternatives)
-    headings = ["Alternative", "Predicted µs", *(["Measured µs"] if has_measured else []), "Why not"]
-    rows = [tag("tr", _alternative(other, has_measured)) for other in layer.alternatives]
-    return tag(
-        "table",
-        caption("What else was considered"),
-        tag("thead", tag("tr", [tag("th", text, scope="col") for text in headings])),
-        tag("tbody", rows),
-        class_="small",
-    )
-
-
-def _alternative(other: Alternative, has_measured: bool) -> list[Html]:
-    times = [other.seconds, *([other.measured_seconds] if has_measured else [])]
-    why = f"refused: {other.refusal}" if other.refusal else "slower"
-    return [
-        tag("th", other.algorithm, scope="row"),
-        *(tag("td", numbers.microseconds(None if time is None else 1e9 * time), class_="number") for time in times),
-        tag("td", why),
-    ]
-
-
-def _phases(layer: LayerAnalysis) -> Html | None:
-    if not layer.phases:
-        return None
-    total = sum(phase.time_ns for phase in layer.phases)
-    rows = [
-        tag(
-            "tr",
-            tag("th", phase.name, scope="row"),
-            *(
-                tag("td", value, class_="number")
-                for value in (
-                    numbers.microseconds(phase.time_ns),
-                    numbers.percent(phase.time_ns / total if total else 0.0),
-                    numbers.giga(phase.flops * 1e9 / phase.time_ns if phase.time_ns else 0.0),
-                    numbers.microseconds(phase.bound_ns),
-                )
-            ),
-        )
-        for phase in layer.phases
-    ]
-    headings = ("Phase", "Time µs", "Of the layer", "GFLOP/s executed", "Bound µs")
-    return tag(
-        "table",
-        caption("Its phases"),
-        tag("thead", tag("tr", [tag("th", text, scope="col") for text in headings])),
-        tag("tbody", rows),
-        class_="small",
-    )
