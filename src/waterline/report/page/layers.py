@@ -166,8 +166,8 @@ def _body(i: int, layer: LayerAnalysis, analysis: Analysis) -> Html:
     cells += [
         tag("td", column.cell(layer, analysis), class_=None if column.is_text else "number") for column in COLUMNS
     ]
-    detail = tag("td", tag("div", detail(layer), class_="detail"), colspan=len(cells))
-    rows = [tag("tr", cells), tag("tr", detail, id=f"detail-{i}", class_="details")]
+    more = tag("td", tag("div", detail(layer), class_="detail"), colspan=len(cells))
+    rows = [tag("tr", cells), tag("tr", more, id=f"detail-{i}", class_="details")]
     return tag("tbody", rows, id=f"layer-{i}", data_index=i)
 
 
