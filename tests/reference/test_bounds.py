@@ -57,6 +57,28 @@ def test_bound_notices_one_lost_product():
     assert not compare(conv2d(x, weight, None, spec), truth, bound).is_within
 
 
+def test_pixels_that_are_mixed_share_the_largest_bound():
+    """Of all windows that meet the image: those of the layer see its corners and nothing else."""
+    spec = ConvSpec(1, 4, 4, 4, 3, 3, 3, stride=(5, 5), pad=(2, 2, 2, 2))
+    arrays = data(spec)
+    x, weight = arrays["x"], arrays["weight"]
+    own = conv_bound(spec, x, weight)
+    mixed = conv_bound(spec, x, weight, mixes_pixels=True)
+    whole = conv_bound(ConvSpec(1, 4, 4, 4, 3, 3, 3, pad=(2, 2, 2, 2)), x, weight)
+    np.testing.assert_array_equal(mixed, np.broadcast_to(whole.max(axis=(2, 3), keepdims=True), own.shape))
+    assert (mixed > own).all()
+
+
+def test_mixed_bounds_go_through_the_epilogue():
+    """The error is widened before the activation: far outside of clip's range it is lost, inside it stays."""
+    spec = ConvSpec(1, 1, 1, 1, 1, 3, 3, pad=(1, 1, 1, 1), epilogue=Epilogue(after=Activation("clip", (-1.0, 1.0))))
+    weight = np.ones((1, 1, 3, 3))
+    assert conv_bound(spec, np.full((1, 1, 1, 1), 100.0), weight, mixes_pixels=True).item() < 1e-4
+    weight[0, 0, 1, 1] = 0
+    assert conv_bound(spec, np.full((1, 1, 1, 1), 100.0), weight).item() < 1e-30
+    assert conv_bound(spec, np.full((1, 1, 1, 1), 100.0), weight, mixes_pixels=True).item() > 1e-5
+
+
 def test_bound_grows_with_the_factor():
     spec = ConvSpec(1, 3, 5, 5, 4, 3, 3)
     arrays = data(spec)

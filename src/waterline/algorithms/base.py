@@ -76,6 +76,7 @@ class Algorithm:
 
     name: str = ""
     variants: tuple[str, ...] = ()
+    mixes_pixels: bool = False  # whether the rounding of a pixel reaches others, see `reference.conv_bound`
 
     def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
         """None if the algorithm serves `spec` on `machine`, else the reason."""

@@ -64,11 +64,8 @@ def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> Laye
     if algorithm and algorithm not in (used, step.algorithm):
         raise Error(f"{spec.id}: {algorithm} was asked for, {used} ran")
     (weight,) = workload.graph(spec.n).constants.values()
-    factor = tolerance(step)
-    bound = conv_bound(spec, inputs["input"], weight, factor)
-    if factor > 1:
-        # Such an algorithm mixes the pixels of a tile: what one rounds, its neighbours see, padding or not.
-        bound = np.broadcast_to(bound.max(axis=(2, 3), keepdims=True), bound.shape)
+    is_mixed = by_name(step.algorithm).mixes_pixels
+    bound = conv_bound(spec, inputs["input"], weight, tolerance(step), mixes_pixels=is_mixed)
     return LayerCheck(spec, used, compare(result, conv2d(inputs["input"], weight, None, spec), bound))
 
 

@@ -4,7 +4,9 @@ One layer. A sum of d products in floating point, in any order, with or without 
 exact sum by at most `gamma_d sum |x||w|`, gamma_d = d u / (1 - d u), u the unit roundoff (Higham, *Accuracy and
 Stability of Numerical Algorithms*, 2nd ed., section 3.1). `conv_bound` is `factor * eps * (d + 2) * (|x|*|w| + |bias|)`
 with eps = 2u, carried through residual and activations: direct summation meets it with factor 1 and another factor of
-two to spare. An algorithm that computes something else than the direct sum (Winograd, FFT) states its own factor.
+two to spare. An algorithm that computes something else than the direct sum (Winograd, FFT) states its own factor, and
+that it mixes the pixels of a tile, and with them their errors: then |x|*|w| is the largest of the image and its
+margins, since a window that sees little or nothing but padding has the rounding of its neighbours' sums in its own.
 
 A network. The same bound, layer after layer, grows with the product of the weights' norms and says nothing after ten
 layers. Rounding errors are small and almost independent, so `network_bound` measures instead of bounding: it runs the
@@ -53,11 +55,12 @@ def conv_bound(
     *,
     bias: Array | None = None,
     residual: Array | None = None,
+    mixes_pixels: bool = False,
 ) -> Array:
     """The largest error allowed to each element of `conv2d(x, weight, bias, spec, residual)`.
 
     Args:
-        factor: what the algorithm states about itself; 1 is direct summation in any order.
+        factor, mixes_pixels: what the algorithm states about itself; 1 and False are direct summation in any order.
 
     Returns:
         (N, K, P, Q), float64, not negative. NaN where an infinite or NaN operand makes a bound meaningless.
@@ -66,7 +69,9 @@ def conv_bound(
     epilogue, eps = spec.epilogue, SUM_EPS[spec.dtype]
     with np.errstate(all="ignore"):
         value = correlate(x, weight, spec)
-        magnitude = correlate(np.abs(x), np.abs(weight), spec)
+        magnitude = correlate(np.abs(x), np.abs(weight), with_margins(spec) if mixes_pixels else spec)
+        if mixes_pixels:
+            magnitude = np.broadcast_to(magnitude.max(axis=(2, 3), keepdims=True), value.shape)
         if bias is not None:
             shift = np.asarray(bias, np.float64)[:, None, None]
             value, magnitude = value + shift, magnitude + np.abs(shift)
@@ -78,6 +83,12 @@ def conv_bound(
             error = error + eps * (np.abs(value) + np.abs(residual))
         value, error = activation_bound(epilogue.after, value, error, eps)
         return error + STORE_EPS[spec.dtype] * np.abs(value)
+
+
+def with_margins(spec: ConvSpec) -> ConvSpec:
+    """The layer with every window that meets the image, wherever the stride and the padding put those of the layer."""
+    rows, columns = spec.dilation[0] * (spec.r - 1), spec.dilation[1] * (spec.s - 1)
+    return replace(spec, stride=(1, 1), pad=(rows, columns, rows, columns), epilogue=Epilogue())
 
 
 def activation_bound(function: Activation | None, value: Array, error: Array, eps: float) -> tuple[Array, Array]:

@@ -37,6 +37,7 @@ from waterline.spec import ConvSpec
 
 class Fft(Algorithm):
     name = "fft"
+    mixes_pixels = True
 
     def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
         if spec.stride != (1, 1) or spec.dilation != (1, 1) or spec.upsample != (1, 1):

@@ -49,6 +49,7 @@ MOST_GROWTH = {"strict": 1.0, "default": 3.0}
 class Winograd(Algorithm):
     name = "winograd"
     variants = tuple(VARIANTS)
+    mixes_pixels = True
 
     def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
         if spec.groups != 1:
