@@ -14,8 +14,9 @@ from waterline.algorithms.base import Cost
 from waterline.graph import ops
 from waterline.machine import Machine
 from waterline.planner import Plan, Step
-from waterline.runtime.bound import step_bytes
-from waterline.spec import ConvSpec
+from waterline.planner.lower import Copy
+from waterline.runtime.bound import arithmetic_ns, step_bytes
+from waterline.spec import ConvSpec, TensorView
 
 # A step's table entry, its first chunks and the end of the last; with several threads the barrier between two steps.
 STEP_NS = 300.0
@@ -28,13 +29,16 @@ L2_SHARE = 0.5
 # once, a normalisation reads for the sums first; exponentials cost time at the rate of about as many passes.
 PASSES: Mapping[type[ops.Op], float] = {
     ops.Pool: 3.0,
-    ops.LayerNorm: 2.0,
+    ops.AdaptivePool: 1.6,
+    ops.LayerNorm: 1.5,
     ops.GroupNorm: 2.0,
     ops.LocalResponseNorm: 4.0,
     ops.Softmax: 4.0,
     ops.Unary: 1.5,
     ops.Resize: 2.0,
 }
+# The same where the output lies in another order than the input, as behind the caller's NCHW: no vector is read whole.
+REORDERING_PASSES = 8.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,9 @@ class Predictor:
         if step.spec is None:
             return Prediction(fixed + self._moving_ns(step), 0.0)
         cost = self._cost(step)
-        return Prediction(fixed + 1e9 * cost.seconds, cost.flops)
+        # A cost ranks algorithms and may be too low for all of them (without fused multiply-add it is); a time may not.
+        least_ns = arithmetic_ns(cost.flops, self._machine, self._machine.cores)
+        return Prediction(fixed + max(1e9 * cost.seconds, least_ns), cost.flops)
 
     def _cost(self, step: Step) -> Cost:
         """Of the whole batch, which shares the weights; the planner's figures are of one image."""
@@ -74,7 +80,19 @@ class Predictor:
             level = "l2"
         else:
             level = "l3" if moved <= machine.l3_bytes else "dram"
-        return 1e9 * PASSES.get(type(step.op), 1.0) * moved / machine.bytes_per_s(level, machine.cores)
+        return 1e9 * _passes(step) * moved / machine.bytes_per_s(level, machine.cores)
+
+
+def _passes(step: Step) -> float:
+    passes = PASSES.get(type(step.op), 1.0)
+    x, y = step.inputs[0].view, step.outputs[0].view
+    is_in_place = isinstance(step.op, ops.Pad | Copy) or x.shape == y.shape
+    return max(passes, REORDERING_PASSES) if is_in_place and _order(x) != _order(y) else passes
+
+
+def _order(view: TensorView) -> list[int]:
+    """Axes from the outermost in memory to the innermost, without those of size 1."""
+    return [axis for axis in view.order if view.shape[axis] > 1]
 
 
 def with_threads(machine: Machine, threads: int) -> Machine:

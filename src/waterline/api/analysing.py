@@ -33,7 +33,8 @@ def analyse(
         machine: None, this one; a `Machine`; or the name of one in `waterline.machine.CATALOGUE`, or a part of it that
             fits no other.
         num_threads: how many of its cores; None: all.
-        options: as for `compile`. `tune` takes what was measured on this machine so far, and measures nothing.
+        options: as for `compile`. `tune` takes what was measured on this machine so far, and measures nothing; it goes
+            with no other machine.
 
     Raises:
         InvalidModel, UnsupportedOperator: the model cannot be read, or uses what is not computed.
@@ -44,9 +45,10 @@ def analyse(
     is_whole = isinstance(num_threads, int) and not isinstance(num_threads, bool)
     if num_threads is not None and not is_whole:
         raise InvalidArgument(f"num_threads is {num_threads!r}", "pass a whole number, or None for all cores")
+    if checked.is_tuned and machine is not None:
+        raise InvalidArgument("tune was given for another machine", "what was measured here says nothing of it")
     chosen = find_machine(machine)
-    is_tuned = machine is None and checked.tune_seconds
-    measured = environment.measured_layers().measurements() if is_tuned else None
+    measured = environment.measured_layers().measurements() if checked.is_tuned else None
     made = plan(read_source(model, example_inputs).graph, chosen, checked.plan, measured)
     return of_plan(made, chosen, num_threads)
 

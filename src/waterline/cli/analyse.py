@@ -8,7 +8,7 @@ import sys
 import waterline
 from waterline.analysis import Analysis
 from waterline.bench.workload import Workload
-from waterline.cli.common import add_engine, add_json, add_network, positive, seconds
+from waterline.cli.common import add_engine, add_json, add_network, add_tuned, positive, seconds, tuned_options
 from waterline.errors import InvalidArgument
 from waterline.report.analysis_tables import block_table, layer_table
 
@@ -18,6 +18,7 @@ LAYERS = 15
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
+    add_tuned(parser)
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument(
         "--machine", metavar="NAME", help="a machine of the catalogue, or a part of its name; implies --predicted"
@@ -63,7 +64,9 @@ def _analysis(arguments: argparse.Namespace) -> Analysis:
             machine=arguments.machine,
             num_threads=arguments.threads,
             dtype=arguments.dtype,
+            options=tuned_options(arguments),
         )
     inputs = workload.inputs(arguments.batch)
-    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype)
+    options = tuned_options(arguments)
+    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype, options=options)
     return net.analyse(*inputs.values(), seconds=arguments.seconds or 2.0)
