@@ -14,6 +14,7 @@ from waterline.errors import InvalidArgument
 EXPERIMENTS = {
     "winograd": "Lavin and Gray (2015): accuracy on VGG's layers, and VGG-E by batch",
     "indirect": "Dukhan (2019): the indirect convolution against im2col, time and memory",
+    "maxdnn": "Lavin (2015): computational efficiency of AlexNet's, Overfeat's and VGG's layers by batch",
 }
 
 

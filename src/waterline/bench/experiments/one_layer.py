@@ -53,15 +53,20 @@ def views_of(spec: ConvSpec) -> Views:
 class Tensors:
     """Data of a layer, uniform in [0, 1), for every way to compute it.
 
+    Args:
+        copies: of the output.
+        weight: (K, C, R, S) of its own.
+
     Attributes:
         spec: as a network runs it. asked: the layer itself; they differ in padding.
         x: (N, H, W, C) of `spec`, zeros where it is padded. weight: (K, C, R, S). y: an output (N, P, Q, K) each copy.
     """
 
-    def __init__(self, asked: ConvSpec, copies: int = 1) -> None:
+    def __init__(self, asked: ConvSpec, copies: int = 1, weight: np.ndarray | None = None) -> None:
         self.asked, self.spec = asked, as_run(asked)
         spec = self.spec
-        self.weight = _uniform(spec.k * spec.c * spec.taps, 1).reshape(spec.k, spec.c, spec.r, spec.s)
+        elems = spec.k * spec.c * spec.taps
+        self.weight = _uniform(elems, 1).reshape(spec.k, spec.c, spec.r, spec.s) if weight is None else weight
         self.x = aligned_zeros(spec.n * spec.h * spec.w * spec.c).reshape(spec.n, spec.h, spec.w, spec.c)
         top, left = (asked.pad[0], asked.pad[1]) if spec.pad != asked.pad else (0, 0)
         inside = self.x[:, top : top + asked.h, left : left + asked.w]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waterline.bench.records import Record
-from waterline.report.experiments import indirect, winograd
+from waterline.report.experiments import indirect, maxdnn, winograd
 from waterline.report.tables import Table
 
 # protocol -> the table, or the tables, of its records. Each module has `TABLES` of its own protocols.
-_TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {**winograd.TABLES, **indirect.TABLES}
+_TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {
+    **winograd.TABLES,
+    **indirect.TABLES,
+    **maxdnn.TABLES,
+}
 
 
 def tables(records: Sequence[Record]) -> list[Table]:

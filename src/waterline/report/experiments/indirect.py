@@ -109,8 +109,8 @@ def _agreement(groups: Sequence[Group]) -> list[str]:
         notes.append(
             f"Paper: indirect is up to {percent(BEST_RATIO - 1)} faster than im2col. Here up to "
             f"{percent(max(ratios) - 1)}, in the geometric mean {percent(mean - 1)}, {verdict}. What there is to gain "
-            f"is the copy: {percent(min(copying))} to {percent(max(copying))} of im2col's time, least where many output "
-            "channels share it."
+            f"is the copy: {percent(min(copying))} to {percent(max(copying))} of im2col's time, least where many "
+            "output channels share it."
         )
         slower = [group for group in needing if group[SAME_TILE]["ratio"]["p90"] < 1]
         if slower:
