@@ -66,7 +66,7 @@ def _engine(record: Record, versions: Mapping[str, Any], slowest_ms: float) -> H
 def profiles(compared: Sequence[Profile]) -> Html:
     matches = match(compared)
     everywhere = sum(each.is_everywhere for each in matches)
-    said = f"{numbers.count(everywhere, 'layer')} of {len(matches)} are in all of them."
+    said = f"In all of them: {everywhere} of {numbers.count(len(matches), 'layer')}."
     table = tag(
         "table",
         caption("Layers by name and shape. The ratio is the time divided by that of the first profile."),

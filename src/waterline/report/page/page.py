@@ -114,9 +114,10 @@ def _inline(svg: str, prefix: str) -> Html:
     """An SVG document as an element of the page.
 
     Its ids get a prefix, as several drawings share one page. Its `style` attributes become the attributes of the same
-    names, and its style elements go: the page's policy allows neither.
+    names, and its style elements go: the page's policy allows neither. It is hidden from screen readers, who are told
+    the picture's description.
     """
-    text = svg[svg.index("<svg") :]
+    text = svg[svg.index("<svg") :].replace("<svg", '<svg aria-hidden="true"', 1)
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}\1"', text)
     text = re.sub(r'href="#([^"]*)"', rf'href="#{prefix}\1"', text)
