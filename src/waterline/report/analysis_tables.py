@@ -12,16 +12,16 @@ LAYER_COLUMNS = (
     "<shape",
     "<algorithm",
     "time us",
-    "share",
-    "bound us",
     "lost us",
     "FLOP/B",
-    "attainable",
-    "efficiency",
-    "effective",
-    "arithmetic",
-    "memory",
-    "overhead",
+    "attain %",
+    "CE %",
+    "EE %",
+    "a/m/o %",
+)
+LEGEND = (
+    "lost: time above the bound. attain: the efficiency at the bound. CE, EE: computational and effective efficiency. "
+    "a/m/o: the time's parts, arithmetic, memory beyond it, and overhead."
 )
 BLOCK_COLUMNS = ("<block", "layers", "time us", "share", "MB", "fused", "less", "bound us", "fused", "gain")
 
@@ -32,17 +32,18 @@ def layer_table(analysis: Analysis, count: int | None = None) -> Table:
     shown = worst[:count]
     what = f"{len(shown)} of {len(worst)} layers" if len(shown) < len(worst) else f"{len(worst)} layers"
     table = Table(f"{what}, by the time above the bound", LAYER_COLUMNS)
-    table.rows += [_layer_row(layer, analysis) for layer in shown]
+    table.rows += [_layer_row(layer) for layer in shown]
     lost = sum(layer.lost_ns for layer in worst)
     here = sum(layer.lost_ns for layer in shown)
     table.notes.append(
         f"Above the bounds: {lost / 1e3:.1f} us of {analysis.time_ns / 1e3:.1f} us"
         + (f", {percent(_ratio(here, lost))} of it in these layers." if len(shown) < len(worst) else ".")
     )
+    table.notes.append(LEGEND)
     return table
 
 
-def _layer_row(layer: LayerAnalysis, analysis: Analysis) -> tuple[str, ...]:
+def _layer_row(layer: LayerAnalysis) -> tuple[str, ...]:
     causes = layer.causes
     parts = (causes.arithmetic_ns, causes.memory_ns, causes.overhead_ns)
     efficiencies = (layer.attainable_efficiency, layer.computational_efficiency, layer.effective_efficiency)
@@ -51,12 +52,10 @@ def _layer_row(layer: LayerAnalysis, analysis: Analysis) -> tuple[str, ...]:
         short_shape(layer.shape),
         layer.algorithm,
         f"{layer.time_ns / 1e3:.1f}",
-        percent(_ratio(layer.time_ns, analysis.time_ns)),
-        f"{layer.bound_ns / 1e3:.1f}",
         f"{layer.lost_ns / 1e3:.1f}",
         f"{layer.operational_intensity:.1f}" if layer.flops else "",
-        *(percent(efficiency) if layer.flops else "" for efficiency in efficiencies),
-        *(percent(_ratio(part, causes.time_ns)) for part in parts),
+        *(f"{100 * efficiency:.1f}" if layer.flops else "" for efficiency in efficiencies),
+        "/".join(f"{100 * part / causes.time_ns:.0f}" for part in parts) if causes.time_ns else "",
     )
 
 
