@@ -56,8 +56,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="compare layer by layer with a profile that `waterline profile --json` wrote; may be given several times",
     )
     parser.add_argument(
-        "--machine", metavar="NAME", help="of the catalogue, or a part of its name: times are predicted, nothing runs"
+        "--machine", metavar="NAME", help="of the catalogue, or a part of its name; implies --predicted"
     )
+    parser.add_argument("--predicted", action="store_true", help="from the plan alone: nothing is compiled or run")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument(
         "--seconds", type=seconds, metavar="S", help=f"for the profile, and for --vs (default: {SECONDS:g})"
@@ -126,12 +127,20 @@ def _check(arguments: argparse.Namespace) -> None:
                 "report needs a MODEL, or two saved profiles to compare",
                 f"{EXAMPLE}; or: waterline report --with a.json --with b.json -o page.html",
             )
-        if arguments.vs or arguments.machine:
-            option = "--vs" if arguments.vs else "--machine"
+        if arguments.vs or _is_predicted(arguments):
+            option = "--vs" if arguments.vs else _prediction(arguments)
             raise InvalidArgument(f"{option} needs a MODEL", "saved profiles are compared as they are")
-    elif arguments.machine is not None and (arguments.vs or arguments.seconds):
+    elif _is_predicted(arguments) and (arguments.vs or arguments.seconds):
         option = "--vs" if arguments.vs else "--seconds"
-        raise InvalidArgument(f"{option} measures, and --machine only predicts", "leave one of them out")
+        raise InvalidArgument(f"{option} measures, and {_prediction(arguments)} only predicts", "leave one of them out")
+
+
+def _is_predicted(arguments: argparse.Namespace) -> bool:
+    return arguments.predicted or arguments.machine is not None
+
+
+def _prediction(arguments: argparse.Namespace) -> str:
+    return "--predicted" if arguments.machine is None else "--machine"
 
 
 def _saved(paths: Sequence[Path]) -> list[Profile]:
@@ -146,7 +155,7 @@ def _content(arguments: argparse.Namespace, saved: Sequence[Profile], progress: 
     if arguments.model is None:
         return Content(records.environment(environment.machine(), {}), profiles=saved)
     workload = Workload.named(arguments.model, arguments.image_size)
-    content = (_predicted if arguments.machine is not None else _measured)(arguments, workload, progress)
+    content = (_predicted if _is_predicted(arguments) else _measured)(arguments, workload, progress)
     assert content.analysis is not None
     if not saved:
         return content
