@@ -111,7 +111,7 @@ def test_json_has_what_is_derived():
 
 def test_the_summary_has_the_formula_with_its_numbers():
     text = str(NETWORK)
-    assert "latency = operations / (peak x efficiency): 0.000 GFLOP / (100.0 GFLOP/s x 63.8 %) = 0.003 ms" in text
+    assert "latency = operations / (peak x efficiency): 0.00022 GFLOP / (100 GFLOP/s x 63.8 %) = 0.00345 ms" in text
     assert "waterline: 73.3 % of peak" in text
     assert "with every block fused: 100.0 % of peak" in text
     assert "46.4 % arithmetic, 26.1 % memory beyond it, 27.5 % overhead" in text

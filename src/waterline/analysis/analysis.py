@@ -252,18 +252,18 @@ class Analysis:
             _percent(_ratio(part, causes.time_ns))
             for part in (causes.arithmetic_ns, causes.memory_ns, causes.overhead_ns)
         )
-        peak = f"{self.peak_flops_per_s / 1e9:.1f} GFLOP/s"
+        peak = f"{self.peak_flops_per_s / 1e9:.4g} GFLOP/s"
         return [
             f"{self.network} on {self.machine}: batch {self.batch}, {self.threads} thread"
             f"{'s' if self.threads > 1 else ''}, {source}",
             "latency = operations / (peak x efficiency): "
-            f"{self.flops / 1e9:.3f} GFLOP / ({peak} x {_percent(self.computational_efficiency)}) "
-            f"= {self.time_ns / 1e6:.3f} ms",
-            f"executed: {self.executed_flops / 1e9:.3f} GFLOP, effective efficiency "
+            f"{self.flops / 1e9:.4g} GFLOP / ({peak} x {_percent(self.computational_efficiency)}) "
+            f"= {self.time_ns / 1e6:.4g} ms",
+            f"executed: {self.executed_flops / 1e9:.4g} GFLOP, effective efficiency "
             f"{_percent(self.effective_efficiency)}",
-            f"waterline: {_percent(self.waterline)} of peak, {self.bound_ns / 1e6:.3f} ms",
+            f"waterline: {_percent(self.waterline)} of peak, {self.bound_ns / 1e6:.4g} ms",
             f"waterline with every block fused: {_percent(self.fused_waterline)} of peak, "
-            f"{self.fused_bound_ns / 1e6:.3f} ms",
+            f"{self.fused_bound_ns / 1e6:.4g} ms",
             f"time: {arithmetic} arithmetic, {memory} memory beyond it, {overhead} overhead",
         ]
 
