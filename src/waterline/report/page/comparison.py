@@ -95,16 +95,16 @@ def _list(compared: Sequence[Profile]) -> Html:
 def _profile_headings(compared: Sequence[Profile]) -> list[Html]:
     first, *others = compared
     top = [tag("th", "Layer", scope="col", rowspan=2, class_="name"), tag("th", "Shape", scope="col", rowspan=2)]
-    top.append(tag("th", first.label, scope="colgroup", colspan=2))
-    top += [tag("th", other.label, scope="colgroup", colspan=3) for other in others]
-    bottom = [_heading("Algorithm", False), _heading("Time µs")]
+    top.append(tag("th", first.label, scope="colgroup", colspan=2, class_="group"))
+    top += [tag("th", other.label, scope="colgroup", colspan=3, class_="group") for other in others]
+    bottom = [_heading("Algorithm", "group"), _heading("Time µs")]
     for _ in others:
-        bottom += [_heading("Algorithm", False), _heading("Time µs"), _heading("Ratio")]
+        bottom += [_heading("Algorithm", "group"), _heading("Time µs"), _heading("Ratio")]
     return [tag("tr", top), tag("tr", bottom)]
 
 
-def _heading(text: str, is_number: bool = True) -> Html:
-    return tag("th", text, scope="col", class_="number" if is_number else None)
+def _heading(text: str, class_: str = "number") -> Html:
+    return tag("th", text, scope="col", class_=class_)
 
 
 def _matched(each: Match) -> Html:
@@ -114,9 +114,12 @@ def _matched(each: Match) -> Html:
     ]
     for position, row in enumerate(each.rows):
         if row is None:
-            cells.append(tag("td", "not in this one", colspan=2 if position == 0 else 3, class_="missing"))
+            cells.append(tag("td", "not in this one", colspan=2 if position == 0 else 3, class_="group missing"))
             continue
-        cells += [tag("td", row.algorithm), tag("td", numbers.microseconds(row.time_ns), class_="number")]
+        cells += [
+            tag("td", row.algorithm, class_="group"),
+            tag("td", numbers.microseconds(row.time_ns), class_="number"),
+        ]
         if position:
             cells.append(tag("td", _ratio(each.ratio(position)), class_="number"))
     return tag("tr", cells, class_=None if each.is_everywhere else "unmatched")

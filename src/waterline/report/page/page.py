@@ -17,7 +17,7 @@ from waterline.report.page.markup import Html, data_block, escape, join, tag
 
 TERMS = {
     "Operations": "two a multiply-add, of the direct algorithm, whichever algorithm ran.",
-    "Peak": "the multiply-adds that the threads reach when they do nothing else, measured on this machine.",
+    "Peak": "the operations a second of threads that do nothing else: measured, where the machine is here.",
     "Computational efficiency": "operations / (time \u00d7 peak). Fast algorithms execute fewer and may exceed 100 %.",
     "Effective efficiency": "the same of the operations that are executed: how busy the arithmetic units are.",
     "Operational intensity": "operations / least bytes, each input, weight and output moved once.",
