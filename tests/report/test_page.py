@@ -135,6 +135,13 @@ def test_engines_are_beside_each_other(full: Element) -> None:
     assert cells[1][:7] == ["onnxruntime 1.23.0", "5.00", "4.50", "6.00", "20.0 %", "1.25", "1.00 to 1.67"]
 
 
+def test_one_engine_is_no_comparison() -> None:
+    content = Content(pages.ENVIRONMENT, pages.analysis(["a"]), 3, records=(pages.record("waterline", 4.0),))
+    root = pages.parse(page.html(content))
+    assert root.all("section", id="engines") == []
+    assert "4.00 ms, 3.60 ms to 4.80 ms (10th to 90th percentile)" in root.one("section", id="summary").text
+
+
 def test_profiles_are_beside_each_other(full: Element) -> None:
     section = full.one("section", id="profiles")
     rows = [row.cells for row in section.one("tbody").all("tr")]

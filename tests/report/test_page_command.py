@@ -17,6 +17,7 @@ from waterline.cli.report import whole_file
 from waterline.errors import InvalidArgument
 from waterline.report import page
 from waterline.report.page import profiles
+from waterline.report.tables import milliseconds
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("resnet18", "--image-size", "32", "--threads", "1", "--seconds", "0.05")
@@ -62,6 +63,16 @@ def test_a_measured_page_beside_a_peer_and_a_profile(tmp_path: Path, saved: Path
     sections = [section.attributes["id"] for section in root.all("section")]
     assert sections[:2] == ["summary", "engines"]
     assert {"figures", "layers", "blocks", "profiles"} < set(sections)
+
+
+def test_a_measured_page_alone(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    assert entry(["report", *SMALL, "-o", str(path)]) == 0
+    root = pages.parse(path.read_text(encoding="utf-8"))
+    (record,) = pages.data_of(root)["records"]
+    assert record["p10_ms"] <= record["median_ms"] <= record["p90_ms"]
+    shown = milliseconds(record["p90_ms"])
+    assert f"{shown} ms (10th to 90th percentile)" in root.one("section", id="summary").text
 
 
 def test_a_predicted_page_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

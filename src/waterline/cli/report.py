@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +17,6 @@ from waterline.api import environment
 from waterline.bench import ours, peers, records
 from waterline.bench.comparison import compare
 from waterline.bench.engine import CannotServe, Engine, Task
-from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.bench.workload import Workload, flops
 from waterline.cli.common import (
@@ -61,7 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predicted", action="store_true", help="from the plan alone: nothing is compiled or run")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument(
-        "--seconds", type=seconds, metavar="S", help=f"for the profile, and for --vs (default: {SECONDS:g})"
+        "--seconds",
+        type=seconds,
+        metavar="S",
+        help=f"for the profile, and again for the latency (default: {SECONDS:g})",
     )
     add_image_size(parser)
     add_engine(parser)
@@ -92,7 +95,7 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         InvalidArgument: it cannot be written.
     """
     target = path.resolve()
-    part = target.with_name(f".waterline-{os.getpid()}.part")
+    part = target.with_name(f".waterline-{secrets.token_hex(6)}.part")
     if target.is_dir():
         raise InvalidArgument(f"{str(path)!r} is a directory", "give the name of a file in it")
     try:
@@ -192,21 +195,18 @@ def _measured(arguments: argparse.Namespace, workload: Workload, progress: Progr
     progress.show(f"profiling {workload.name} for {duration:g} s")
     report = net.profile(*inputs.values(), seconds=duration)
     analysis = replace(of_report(net.plan, machine, report), network=workload.name)
-    measured: list[Record] = []
-    versions: dict[str, str] = {}
-    if arguments.vs:
-        task = Task(workload.model, inputs, net.num_threads, arguments.dtype)
-        engines = {"waterline": ours.engine_of(net, inputs), **_peers(task, arguments.vs, workload.name, progress)}
-        versions = {engine.name: engine.version for engine in engines.values()}
-        measured = compare(
-            engines,
-            machine,
-            flops=flops(workload.graph(arguments.batch)),
-            threads=net.num_threads,
-            labels={"model": workload.name, "dtype": arguments.dtype, "batch": arguments.batch},
-            protocol=Protocol(seconds=duration),
-            on_round=lambda rounds, share: progress.show(f"comparing: {rounds} rounds, {100 * share:.0f} %"),
-        )
+    task = Task(workload.model, inputs, net.num_threads, arguments.dtype)
+    engines = {"waterline": ours.engine_of(net, inputs), **_peers(task, arguments.vs, workload.name, progress)}
+    measured = compare(
+        engines,
+        machine,
+        flops=flops(workload.graph(arguments.batch)),
+        threads=net.num_threads,
+        labels={"model": workload.name, "dtype": arguments.dtype, "batch": arguments.batch},
+        protocol=Protocol(seconds=duration),
+        on_round=lambda rounds, share: progress.show(f"latency: {rounds} rounds, {100 * share:.0f} %"),
+    )
+    versions = {engine.name: engine.version for engine in engines.values()}
     return Content(records.environment(machine, versions), analysis, report.runs, records=measured)
 
 

@@ -38,7 +38,7 @@ class Content:
         analysis: of a network; None for a page that only compares saved profiles.
         runs: how many inferences the analysis is the median of; 0 if it is predicted.
         pictures: in the order of the page.
-        records: engines measured against each other, ours first; () without a comparison.
+        records: latency of whole inferences by engine, ours first; () if none was measured.
         profiles: that are compared layer by layer, two at least; () without a comparison.
     """
 

@@ -72,7 +72,7 @@ def _sections(content: Content) -> Mapping[str, tuple[str, Html]]:
     found: dict[str, tuple[str, Html]] = {}
     if analysis is not None:
         found["summary"] = ("Summary", summary.section(content, analysis))
-    if content.records:
+    if len(content.records) > 1:
         versions = content.environment.get("versions", {})
         found["engines"] = ("Other engines", comparison.engines(content.records, versions))
     if content.pictures:

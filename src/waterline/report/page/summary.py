@@ -102,9 +102,9 @@ def _figures(content: Content, analysis: Analysis) -> Html:
     if ours is not None:
         low, high = (numbers.milliseconds(1e6 * ours[key]) for key in ("p10_ms", "p90_ms"))
         middle = numbers.milliseconds(1e6 * ours["median_ms"])
-        spread = f"beside other engines: {middle}, {low} to {high} (10th to 90th percentile)"
+        spread = f"with nothing timed inside: {middle}, {low} to {high} (10th to 90th percentile)"
     figures = [
-        ("Latency", numbers.milliseconds(analysis.time_ns), spread or "one inference", "latency"),
+        ("Latency", numbers.milliseconds(analysis.time_ns), spread or "of one inference", "latency"),
         (
             "Of peak",
             numbers.percent(analysis.computational_efficiency),
