@@ -39,6 +39,47 @@ def test_speed(call, tmp_path: Path) -> None:
     assert {record["batch"] for record in records.read(path)} == {1, 2}
 
 
+def test_indirect(call, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    words = ["--network", "squeezenet1_0,resnet18", "--image-size", "32", "--copies", "2", "--seconds", "0.01"]
+    result = call("experiment", "indirect", *words, "--json", path)
+    assert result.returncode == 0, result.stderr
+    for word in (
+        "1x1 stride 1",
+        "1x1 stride 2",
+        "larger filters",
+        "geometric mean",
+        "indirect, forced",
+        "up to 62.0 %",
+    ):
+        assert word in result.stdout
+    found = records.read(path)
+    assert {record["protocol"] for record in found} == {"experiment indirect: memory", "experiment indirect: time"}
+    assert {record["threads"] for record in found if "threads" in record} == {1}
+    assert all(record["machine"] and record["date"] for record in found)
+
+
+def test_memory_alone(call) -> None:
+    result = call("experiment", "indirect", "--memory-only", "--markdown")
+    assert result.returncode == 0, result.stderr
+    assert (
+        "| resnet18 layer1.0.conv1 | 64x56x56 3x3 -> 64 | larger filters | 9 | 110.2 | 7056.0 | 64.0 |" in result.stdout
+    )
+    assert "indirect us" not in result.stdout
+
+
+def test_maxdnn(call, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    words = ["--network", "resnet18", "--image-size", "32", "--batch", "1,16", "--seconds", "0.01", "--no-peer"]
+    result = call("experiment", "maxdnn", *words, "--json", path)
+    assert result.returncode == 0, result.stderr
+    for word in ("resnet18 conv1", "batch 16", "batch 16 or more", "maxDNN"):
+        assert word in result.stdout
+    found = records.read(path)
+    assert [record["batch"] for record in found] == [1] * 11 + [16] * 11
+    assert all(record["versions"]["waterline"] for record in found)
+
+
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
@@ -48,6 +89,12 @@ def test_speed(call, tmp_path: Path) -> None:
         (["winograd", "--threads", "99"], "99 threads on", "use at most"),
         (["winograd", "--speed-only", "--accuracy-only"], "not allowed with argument", "--help"),
         (["winograd", "--bach", "1"], "unrecognized arguments: --bach", "did you mean --batch?"),
+        (["indirect", "--network", "resnet"], "there is no network named 'resnet'", "did you mean resnet"),
+        (["indirect", "--batch", "4"], "the experiment indirect has no option --batch", "it has --network"),
+        (["maxdnn", "--seeds", "2"], "the experiment maxdnn has no option --seeds", "it has --batch"),
+        (["maxdnn", "--network", "mobilenet_v2"], "has 32 groups", "the paper's networks are alexnet"),
+        (["maxdnn", "--threads", "99"], "99 threads on", "use at most"),
+        (["maxdnn", "--image-size", "8"], "takes images of at least", "its own size is"),
     ],
 )
 def test_mistakes(call, words: list[str], message: str, hint: str) -> None:

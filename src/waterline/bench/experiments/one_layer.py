@@ -21,7 +21,7 @@ from waterline.api import environment
 from waterline.bench.experiments import Listener
 from waterline.bench.timing import Protocol, Timing, interleave
 from waterline.bench.workload import Workload
-from waterline.codegen.cpu.memory import aligned_zeros
+from waterline.codegen.cpu.memory import ALIGNMENT_BYTES, aligned_zeros
 from waterline.graph.ops import Conv, Reduce
 from waterline.machine import Machine
 from waterline.planner import Buffer, Plan, Step, Storage
@@ -36,6 +36,7 @@ from waterline.spec import ConvSpec, TensorView, channels_last
 _PEAK_S = 0.005
 # Random numbers are repeated, since hundreds of millions take longer than measuring; a prime, so that images differ.
 _RANDOM_ELEMS = 65_521
+_LINE_ELEMS = ALIGNMENT_BYTES // 4
 
 
 def as_run(spec: ConvSpec) -> ConvSpec:
@@ -59,7 +60,7 @@ class Tensors:
 
     Attributes:
         spec: as a network runs it. asked: the layer itself; they differ in padding.
-        x: (N, H, W, C) of `spec`, zeros where it is padded. weight: (K, C, R, S). y: an output (N, P, Q, K) each copy.
+        x: (N, H, W, C) of `spec`, zeros where it is padded. weight: (K, C, R, S). y: an output (N, P, Q, K) a copy.
     """
 
     def __init__(self, asked: ConvSpec, copies: int = 1, weight: np.ndarray | None = None) -> None:
@@ -73,9 +74,11 @@ class Tensors:
         image_elems = asked.h * asked.w * asked.c
         for n in range(spec.n):
             inside[n] = _uniform(image_elems, 0, n * image_elems).reshape(asked.h, asked.w, asked.c)
-        outputs = aligned_zeros(copies * spec.n * spec.p * spec.q * spec.k)
+        elems = spec.n * spec.p * spec.q * spec.k
+        stride = -(-elems // _LINE_ELEMS) * _LINE_ELEMS  # memory that is not aligned would be copied
+        outputs = aligned_zeros(copies * stride).reshape(copies, stride)
         outputs.fill(np.nan)
-        self.y = outputs.reshape(copies, spec.n, spec.p, spec.q, spec.k)
+        self.y = [each[:elems].reshape(spec.n, spec.p, spec.q, spec.k) for each in outputs]
 
     @property
     def copies(self) -> int:

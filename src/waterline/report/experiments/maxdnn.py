@@ -61,7 +61,8 @@ def _summary(records: Sequence[Record]) -> list[str]:
         median = statistics.median(map(_efficiency, counted))
         notes.append(
             f"Not memory bound, batch {SUMMARY_BATCH} or more ({len(counted)} measurements): median {percent(median)}, "
-            f"best {percent(_efficiency(best))} ({_where(best)}), least {percent(_efficiency(least))} ({_where(least)})."
+            f"best {percent(_efficiency(best))} ({_where(best)}), "
+            f"least {percent(_efficiency(least))} ({_where(least)})."
         )
     compared = _at_paper(records)
     if compared:
