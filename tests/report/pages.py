@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from html import escape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,9 +22,10 @@ ENVIRONMENT = {
     "versions": {"waterline": "0.1.0", "onnxruntime": "1.23.0"},
 }
 SVG = """<?xml version="1.0"?>
-<svg viewBox="0 0 100 50" xmlns="http://www.w3.org/2000/svg"><defs><style>*{stroke-linejoin: round}</style>
+<svg viewBox="0 0 100 50" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"><defs><style>*{stroke-linejoin: round}</style>
 <clipPath id="clip"><rect width="90" height="40"/></clipPath><path id="mark" d="M0 0h3"/></defs>
-<g clip-path="url(#clip)"><use href="#mark" style="fill: #123456; stroke: none"/></g></svg>"""
+<!-- a comment --!><b> --><text x="1.23456">NAME</text>
+<g clip-path="url(#clip)"><use xlink:href="#mark" style="fill: #123456; stroke: none"/></g></svg>"""
 
 
 def layer(i: int, name: str, algorithm: str) -> LayerAnalysis:
@@ -103,7 +105,8 @@ def profile(label: str, rows: dict[str, float]) -> Profile:
 
 def everything(names: list[str]) -> Content:
     """A page with every section, whose names are all over it."""
-    picture = Picture("roofline", names[0], f"caption {names[0]}", f"description {names[-1]}", SVG, SVG)
+    svg = SVG.replace("NAME", escape(names[0]))
+    picture = Picture("roofline", names[0], f"caption {names[0]}", f"description {names[-1]}", svg, svg)
     return Content(
         ENVIRONMENT,
         analysis(names),

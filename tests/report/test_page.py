@@ -160,6 +160,7 @@ def test_names_stay_text() -> None:
     counted = [Counter(element.name for element in root.all()) for root in (plain, hostile)]
     assert counted[0] == counted[1]
     assert hostile.one("h1").text == HOSTILE[0]
+    assert {text.text for text in hostile.all("text")} == {HOSTILE[0]}
     for i, name in enumerate(HOSTILE):
         assert name in hostile.one("tbody", id=f"layer-{i}").one("th", **{"class": "name"}).text
     assert [layer["name"] for layer in pages.data_of(hostile)["analysis"]["layers"]] == HOSTILE
@@ -203,6 +204,8 @@ def test_drawings_share_a_page(full: Element) -> None:
     drawing = full.one("div", role="img", **{"aria-label": "description stage.8.conv"})
     for theme in ("light", "dark"):
         svg = drawing.one("div", **{"class": f"on-{theme}"}).one("svg")
+        assert svg.one("text").text == "stage.0.conv"
+        assert svg.one("text").attributes == {"x": "1.23"}
         assert svg.one("clippath").attributes["id"] == f"roofline-{theme}-clip"
         assert svg.all("g")[0].attributes["clip-path"] == f"url(#roofline-{theme}-clip)"
         used = svg.one("use").attributes

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
 from string import Template
 from typing import Any
 
-from waterline.report.page import blocks, comparison, layers, summary
+from waterline.report.page import blocks, comparison, drawings, layers, summary
 from waterline.report.page.content import Content, Picture
 from waterline.report.page.markup import Html, data_block, escape, join, tag
 
@@ -91,8 +90,8 @@ def _pictures(content: Content) -> Html:
 
 
 def _figure(picture: Picture) -> Html:
-    drawings = [
-        tag("div", _inline(getattr(picture, theme), f"{picture.name}-{theme}-"), class_=f"on-{theme}")
+    themes = [
+        tag("div", drawings.inline(getattr(picture, theme), f"{picture.name}-{theme}-"), class_=f"on-{theme}")
         for theme in ("light", "dark")
     ]
     return tag(
@@ -100,7 +99,7 @@ def _figure(picture: Picture) -> Html:
         tag("h3", picture.title),
         tag(
             "div",
-            tag("div", drawings, class_="drawing", role="img", aria_label=picture.description),
+            tag("div", themes, class_="drawing", role="img", aria_label=picture.description),
             class_="region",
             role="region",
             aria_label=picture.title,
@@ -108,26 +107,6 @@ def _figure(picture: Picture) -> Html:
         ),
         tag("figcaption", picture.caption),
     )
-
-
-def _inline(svg: str, prefix: str) -> Html:
-    """An SVG document as an element of the page.
-
-    Its ids get a prefix, as several drawings share one page. Its `style` attributes become the attributes of the same
-    names, and its style elements go: the page's policy allows neither. It is hidden from screen readers, who are told
-    the picture's description.
-    """
-    text = svg[svg.index("<svg") :].replace("<svg", '<svg aria-hidden="true"', 1)
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="([^"]*)"', rf'id="{prefix}\1"', text)
-    text = re.sub(r'href="#([^"]*)"', rf'href="#{prefix}\1"', text)
-    text = re.sub(r"url\(#([^)]*)\)", rf"url(#{prefix}\1)", text)
-    return Html(re.sub(r'\bstyle="([^"]*)"', lambda found: _attributes(found[1]), text))
-
-
-def _attributes(style: str) -> str:
-    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
-    return " ".join(f'{name.strip()}="{value.strip()}"' for name, value in pairs)
 
 
 def _terms() -> Html:
