@@ -21,11 +21,11 @@ ENVIRONMENT = {
     "commit": "0123456789ab",
     "versions": {"waterline": "0.1.0", "onnxruntime": "1.23.0"},
 }
-SVG = """<?xml version="1.0"?>
-<svg viewBox="0 0 100 50" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"><defs><style>*{stroke-linejoin: round}</style>
-<clipPath id="clip"><rect width="90" height="40"/></clipPath><path id="mark" d="M0 0h3"/></defs>
-<!-- a comment --!><b> --><text x="1.23456">NAME</text>
-<g clip-path="url(#clip)"><use xlink:href="#mark" style="fill: #123456; stroke: none"/></g></svg>"""
+SVG = """<svg role="img" aria-labelledby="t d" viewBox="0 0 100 50" width="100" xmlns="http://www.w3.org/2000/svg"
+xmlns:xlink="http://www.w3.org/1999/xlink"><title id="t">NAME</title><desc id="d">NAME</desc>
+<defs><clipPath id="clip"><rect width="90" height="40"/></clipPath><path id="mark" d="M0 0h3"/></defs>
+<!-- a comment <b> --><text x="1.5">NAME</text>
+<g clip-path="url(#clip)"><use xlink:href="#mark" fill="#123456"/></g></svg>"""
 
 
 def layer(i: int, name: str, algorithm: str) -> LayerAnalysis:

@@ -21,6 +21,7 @@ from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -242,7 +243,8 @@ def test_a_link_shows_its_layer(opened: Any) -> None:
     link = focus(opened, ".losing a")
     target = link.get_attribute("hash")
     press(opened, Keys.ENTER)
-    assert opened.find_element(By.CSS_SELECTOR, f"{target} .details").is_displayed()
+    detail = opened.find_element(By.CSS_SELECTOR, f"{target} .details")
+    WebDriverWait(opened, 10).until(lambda _: detail.is_displayed(), "the link leads to what is not shown")
     assert opened.switch_to.active_element.get_attribute("class").startswith("expand")
 
 

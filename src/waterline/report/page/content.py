@@ -18,7 +18,7 @@ class Picture:
     Attributes:
         name: short, of letters and hyphens: it becomes part of the page's ids.
         title, caption: what it shows, and how to read it. description: what is to be seen, for those who cannot.
-        light, dark: SVG documents.
+        light, dark: SVG documents, styled by attributes: the page's policy forbids style sheets within.
     """
 
     name: str

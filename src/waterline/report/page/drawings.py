@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
 from waterline.report.page.markup import Html
 
-LEFT_OUT = ("metadata", "style", "title", "desc", "script")
+LEFT_OUT = ("title", "desc")  # the page says it
+OF_A_DOCUMENT = ("width", "height", "version", "role", "aria-labelledby")
 
 
 def inline(document: str, prefix: str) -> Html:
-    """An SVG document as an element.
+    """An SVG document, styled by attributes alone, as an element.
 
-    Several drawings share a page, so its ids get a prefix. Its `style` attributes become the attributes of the same
-    names, and its style elements go: the page's policy allows neither. It is hidden from screen readers, which are told
-    the picture's description.
+    Several drawings share a page, so its ids get a prefix. It is as wide as the page lets it be, and hidden from screen
+    readers, which are told the picture's description.
     """
     root = ElementTree.fromstring(document)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if _local(child.tag) in LEFT_OUT:
-                parent.remove(child)
+    for child in [child for child in root if _local(child.tag) in LEFT_OUT]:
+        root.remove(child)
     for element in root.iter():
         element.tag = _local(element.tag)
-        attributes = _presentation(element.attrib.pop("style", "")) | element.attrib
+        attributes = {_local(name): value for name, value in element.attrib.items()}
         element.attrib.clear()
-        for name, value in attributes.items():
-            element.set(_local(name), _prefixed(_local(name), value, prefix))
+        element.attrib |= {name: _prefixed(name, value, prefix) for name, value in attributes.items()}
         element.text, element.tail = _text(element.text), _text(element.tail)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)  # it is as wide as the page lets it be
+    for name in OF_A_DOCUMENT:
+        root.attrib.pop(name, None)
     root.set("aria-hidden", "true")
     return Html(ElementTree.tostring(root, encoding="unicode"))
 
@@ -40,18 +36,11 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def _presentation(style: str) -> dict[str, str]:
-    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
-    return {name.strip(): value.strip() for name, value in pairs}
-
-
 def _prefixed(name: str, value: str, prefix: str) -> str:
     if name == "id":
         return prefix + value
-    if name == "href":
-        return re.sub("^#", f"#{prefix}", value)
-    if name in ("d", "points", "x", "y"):
-        return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", " ".join(value.split()))
+    if name == "href" and value.startswith("#"):
+        return f"#{prefix}{value[1:]}"
     return value.replace("url(#", f"url(#{prefix}")
 
 

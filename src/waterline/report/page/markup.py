@@ -15,8 +15,10 @@ class Html(str):
 
 
 def escape(value: object) -> Html:
-    """Text -> HTML, for elements and quoted attributes alike."""
-    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+    """Text -> HTML, for elements and quoted attributes alike. What is no character (half a pair) becomes `?`."""
+    if isinstance(value, Html):
+        return value
+    return Html(html.escape(str(value).encode(errors="replace").decode(), quote=True))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Html:
