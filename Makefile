@@ -3,6 +3,9 @@
 PYTHON ?= python3
 MODEL ?= resnet50
 FUZZ_SECONDS ?= 600
+# Processes that run tests: a number, 0 for pytest alone, or auto, one a core up to so many.
+TEST_WORKERS ?= auto
+MOST_WORKERS := 8
 RECORD_THREADS ?= 1,2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +27,7 @@ BROWSER := chromium chromium-driver
 
 help:
 	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
-	@echo "make test      all checks and tests"
+	@echo "make test      all checks and tests (TEST_WORKERS=$(TEST_WORKERS))"
 	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make networks  every network of torchvision and timm, which takes long"
 	@echo "make bench     latency beside other engines"
@@ -37,7 +40,7 @@ run: $(VENV)/run.stamp
 	@$(BIN)/waterline run $(MODEL) --profile
 
 test: lint browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --maxprocesses $(MOST_WORKERS) --dist worksteal
 
 # The tests of pages open them in Chromium. It is installed where that is possible; without it those tests are skipped.
 browser:

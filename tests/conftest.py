@@ -1,7 +1,12 @@
-"""What all tests share: a cache folder of their own, seeds that are printed, and the command that repeats a failure."""
+"""What all tests share: a cache folder of their own, seeds that are printed, and the command that repeats a failure.
+
+Tests may run in several processes at once (`make test`, `pytest -n 2`). Each has a cache folder of its own, and a test
+marked `alone`, which looks at the clock, runs while no other does.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,11 +15,15 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 # Before anything imports NumPy or Waterline: one thread for the libraries, and a cache that is not the user's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-CACHE_DIR = tempfile.mkdtemp(prefix="waterline-tests-")
-os.environ["WATERLINE_CACHE_DIR"] = CACHE_DIR
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # the name of one of several processes
+if not WORKER:
+    os.environ["WATERLINE_TESTS_DIR"] = tempfile.mkdtemp(prefix="waterline-tests-")  # which the workers inherit
+RUN_DIR = Path(os.environ["WATERLINE_TESTS_DIR"])
+os.environ["WATERLINE_CACHE_DIR"] = str(RUN_DIR / f"cache{WORKER}")
 for _variable in ("WATERLINE_ISA", "WATERLINE_VERBOSE"):
     os.environ.pop(_variable, None)
 
@@ -31,8 +40,37 @@ settings.load_profile("waterline")
 CHILD_SECONDS = 60  # a forked child that takes longer is stopped
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "alone: looks at the clock; no other test runs meanwhile")
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(CACHE_DIR, ignore_errors=True)
+    if not WORKER:
+        shutil.rmtree(RUN_DIR, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with turn(is_alone=item.get_closest_marker("alone") is not None) if WORKER else contextlib.nullcontext():
+        return (yield)
+
+
+@contextlib.contextmanager
+def turn(is_alone: bool) -> Iterator[None]:
+    """A test's place among those of other processes: beside them, or with none of them running.
+
+    Who waits to be alone holds the gate, so that no other test begins meanwhile.
+    """
+    import fcntl
+
+    with open(RUN_DIR / "gate", "w") as gate, open(RUN_DIR / "running", "w") as running:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)  # not by closing: a child that lives on may have inherited it
 
 
 @pytest.hookimpl(wrapper=True)

@@ -37,6 +37,7 @@ def compare(*engines: Engine) -> list:
     )
 
 
+@pytest.mark.alone
 def test_records_of_a_comparison() -> None:
     ours, theirs = compare(engine("waterline", 1.0), engine("peer", 3.0))
     assert (ours["engine"], ours["algorithm"], ours["ratio"]["median"]) == ("waterline", "indirect", 1.0)

@@ -105,6 +105,7 @@ def test_threads_add_to_the_same_counter_without_loss():
     assert found[0] == 0
 
 
+@pytest.mark.alone
 def test_ticks_pass_at_the_rate_of_the_clock():
     """As many a second over a short time as over a long one, asleep or not."""
 

@@ -422,6 +422,7 @@ def test_a_branch_with_a_known_condition_is_taken() -> None:
 
 
 # ---- speed ----------------------------------------------------------------------------------------------------------
+@pytest.mark.alone
 def test_weights_are_copied_once(tmp_path: Path) -> None:
     """A hundred megabytes of weights take no more than a few times the time that reading the file takes."""
     count, rows = 50, 500_000

@@ -72,6 +72,7 @@ def test_size_and_clear(folder):
     assert only_file(folder).name == "calibration.json"  # not ours to remove
 
 
+@pytest.mark.alone
 def test_is_fast(folder):
     cache = ObjectCache(folder, "1.0")
     data = os.urandom(30_000)

@@ -49,6 +49,7 @@ def edit(folder: Path, **changes) -> None:
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
+@pytest.mark.alone
 def test_measured_rates_are_plausible(tmp_path):
     lines = []
     start = time.perf_counter()
@@ -74,6 +75,7 @@ def test_peak_of_one_core_and_of_two():
     assert measure_peak(HERE, 0.01, threads=2) > 1e9
 
 
+@pytest.mark.alone
 def test_narrow_vectors_are_slower():
     if HERE.isa != "avx512":
         pytest.skip("needs AVX-512")

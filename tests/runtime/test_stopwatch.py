@@ -7,6 +7,8 @@ import pytest
 
 from waterline.runtime.stopwatch import best_rate, best_team_rate
 
+pytestmark = pytest.mark.alone
+
 
 def sleep(thread: int) -> int:
     time.sleep(0.002)
