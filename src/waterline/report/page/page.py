@@ -96,7 +96,7 @@ def _figure(picture: Picture) -> Html:
     ]
     return tag(
         "figure",
-        tag("h3", picture.title),
+        tag("h3", picture.title, class_="unseen"),
         tag(
             "div",
             tag("div", themes, class_="drawing", role="img", aria_label=picture.description),
