@@ -1,11 +1,18 @@
-"""Records of measurements: JSON objects that describe themselves, one a line, appended and never changed."""
+"""Records of measurements: JSON objects that describe themselves, one a line, appended and never changed.
+
+What is the same for many records of a run (software, machine) is a line of its own in a file, before the first of them:
+`{"run": id, "environment": {...}}`. Its records have `"run": id` instead. `read` puts both together again, so nobody
+else knows of it. The id is a digest of the environment; two runs in the same one have the same id.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -20,6 +27,10 @@ SCHEMA = 1
 
 Record = dict[str, Any]
 
+# Of what `environment` gives: what a file has once, if a record has all of it. The date differs from record to record.
+_SHARED = ("waterline", "commit", "python", "system", "machine", "versions")
+_SAMPLE_DIGITS = 4  # a sample's noise is in the third or before
+
 
 def environment(machine: Machine, versions: Mapping[str, str]) -> Record:
     """What was the same for every record of a run: software, machine, date.
@@ -32,7 +43,7 @@ def environment(machine: Machine, versions: Mapping[str, str]) -> Record:
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "waterline": metadata.version("waterline"),
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": machine.to_dict(),
@@ -58,28 +69,55 @@ def measurement(timing: Timing, *, flops: int, peak_flops_per_s: float, **labels
         "peak_flops_per_s": peak_flops_per_s,
         "computational_efficiency": flops / (timing.median_ns * 1e-9) / peak_flops_per_s,
         "rounds": len(timing.rounds),
-        "samples": [round(sample / 1e6, 6) for sample in timing.samples_ns],
+        "samples": [rounded(sample / 1e6) for sample in timing.samples_ns],
     }
 
 
+def rounded(sample: float) -> float:
+    """As a record keeps it: four significant digits."""
+    return float(f"{sample:.{_SAMPLE_DIGITS}g}")
+
+
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add lines to a file. A last line that was cut off by an interruption is ended first."""
-    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
-    with open(path, "a+b") as file:
-        if file.seek(0, 2):
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                text = "\n" + text
-        file.write(text.encode())
+    """Add lines to a file, in one write. A last line that was cut off by an interruption is ended first."""
+    before = path.read_bytes() if path.exists() else b""
+    known = _runs_in(before)
+    lines = []
+    for record in records:
+        if all(name in record for name in _SHARED):
+            environment = {name: record[name] for name in _SHARED}
+            run = hashlib.sha256(_line(environment)).hexdigest()[:12]
+            if run not in known:
+                known.add(run)
+                lines.append(_line({"run": run, "environment": environment}))
+            record = {"run": run, **{name: value for name, value in record.items() if name not in _SHARED}}
+        lines.append(_line(record))
+    with open(path, "ab") as file:
+        file.write((b"" if before[-1:] in (b"", b"\n") else b"\n") + b"".join(lines))
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _runs_in(text: bytes) -> set[str]:
+    """The ids of the runs that a file describes."""
+    found = set()
+    for line in text.splitlines():
+        if line.startswith(b'{"run":') and b'"environment":' in line[:64]:
+            with suppress(ValueError):  # a line that was cut off describes nothing
+                found.add(json.loads(line)["run"])
+    return found
 
 
 def read(path: Path) -> list[Record]:
     """The records of a file, in order.
 
     Raises:
-        InvalidArgument: a line is no record.
+        InvalidArgument: a line is no record, or of a run that no line before it describes.
     """
     records: list[Record] = []
+    environments: dict[str, Record] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
@@ -89,12 +127,23 @@ def read(path: Path) -> list[Record]:
             raise InvalidArgument(f"{path}:{number} is not JSON: {error}", "every line is one record") from error
         if not isinstance(record, dict):
             raise InvalidArgument(f"{path}:{number} is not a record", "every line is one JSON object")
-        records.append(record)
+        run = record.pop("run", None)
+        if "environment" in record:
+            environments[run] = record["environment"]
+        elif run is None:
+            records.append(record)
+        elif run in environments:
+            records.append({**environments[run], **record})
+        else:
+            raise InvalidArgument(
+                f"{path}:{number} is of the run {run!r}, which no line before it describes",
+                "keep the line of the run when you take records out of a file",
+            )
     return records
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """Of the working tree that this file belongs to, with a `+` if it was changed; None for an installed package."""
     here = Path(__file__).resolve().parent
     try:
