@@ -58,6 +58,66 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> No
         records.read(path)
 
 
+def test_samples_have_four_significant_digits() -> None:
+    timing = Timing("waterline", [[12_345_678.0, 1_234.5678, 987_654_321.0]])
+    assert records.measurement(timing, flops=1, peak_flops_per_s=1.0)["samples"] == [12.35, 0.001235, 987.7]
+
+
+# ---- what is the same for a run ------------------------------------------------------------------------------------
+def test_a_run_is_described_once_and_read_back_in_every_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    environment = records.environment(MACHINE, {"onnxruntime": "1.0"})
+    written = [{**environment, **record(), "batch": batch} for batch in range(3)]
+    records.append(path, written[:1])
+    records.append(path, written[1:])
+    assert records.read(path) == written
+    assert len(path.read_text().splitlines()) == 4
+    assert path.read_text().count(json.dumps(MACHINE.name)) == 1
+
+
+def test_another_machine_or_version_is_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    written = [{**records.environment(MACHINE, {"onnxruntime": version}), **record()} for version in ("1.0", "2.0")]
+    records.append(path, [*written, *written])
+    assert records.read(path) == [*written, *written]
+    assert path.read_text().count('"environment"') == 2
+
+
+def test_a_date_is_that_of_the_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    environment = records.environment(MACHINE, {})
+    written = [{**environment, **record(), "date": f"2026-11-2{day}T00:00:00+00:00"} for day in range(2)]
+    records.append(path, written)
+    assert [found["date"][:10] for found in records.read(path)] == ["2026-11-20", "2026-11-21"]
+
+
+def test_lines_of_files_from_before_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    old, new = ({**records.environment(MACHINE, {}), **record(), "batch": batch} for batch in (1, 2))
+    path.write_text(json.dumps(old) + "\n")
+    records.append(path, [new])
+    assert records.read(path) == [old, new]
+
+
+def test_a_description_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    written = {**records.environment(MACHINE, {}), **record()}
+    records.append(path, [written])
+    path.write_bytes(path.read_bytes()[:200])
+    records.append(path, [written])
+    broken, *whole = path.read_text().splitlines()
+    assert broken.startswith('{"run":')
+    path.write_text("\n".join(whole))
+    assert records.read(path) == [written]
+
+
+def test_a_record_of_a_run_that_is_not_described(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"run":"0123","a":1}\n')
+    with pytest.raises(InvalidArgument, match=r":1 is of the run '0123'"):
+        records.read(path)
+
+
 @pytest.mark.parametrize("line", ["[1, 2]", "3", "{", "nothing"])
 def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "records.jsonl"
