@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from waterline.algorithms.arguments import LayerArgs
 from waterline.algorithms.base import Views, chunk_items
 from waterline.algorithms.blocking import GemmConfig
 from waterline.codegen.cpu.gemm import ELEM_BYTES, GemmKernel, pack_bias, pack_panels
-from waterline.codegen.cpu.kernel import Arg, Call, Input, Number, Output, Packed
+from waterline.codegen.cpu.kernel import Arg, Call, Input, Number, Packed
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, TensorView
 
@@ -58,7 +59,7 @@ def gemm_call(
     phase: str = "",
 ) -> Call:
     """A call of `kernel` on a layer's tensors. `seconds` is what one core needs for it, for the size of chunks."""
-    epilogue = spec.epilogue
+    of_layer = LayerArgs.of(spec, views)
     left = left or LeftOperand(Input(0), views.x.strides[0])
     items = rows.images * rows.blocks * kernel.groups * kernel.panels(machine.lanes())
     args: tuple[Arg, ...] = (
@@ -66,15 +67,13 @@ def gemm_call(
         left.table,
         left.zero,
         Packed("panels"),
-        Packed("bias") if epilogue.bias else Number(0),
-        Output(),
-        Input(2 + epilogue.bias) if epilogue.residual else Number(0),
+        *of_layer.epilogue,
         Number(rows.images),
         Number(rows.rows),
         Number(rows.blocks),
         Number(left.x_image_elems * ELEM_BYTES),
-        Number(views.y.strides[0] * ELEM_BYTES),
-        Number(views.residual.strides[0] * ELEM_BYTES if views.residual else 0),
+        of_layer.y_image,
+        of_layer.residual_image,
     )
     return Call(kernel, args, items, chunk_items(items, seconds), phase=phase)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from waterline.algorithms.arguments import LayerArgs
 from waterline.algorithms.base import Views, chunk_items
-from waterline.algorithms.columns import ELEM_BYTES, Window
-from waterline.codegen.cpu.kernel import Call, Input, Kernel, Number, Output, Packed
+from waterline.algorithms.columns import Window
+from waterline.codegen.cpu.kernel import Call, Input, Kernel, Packed
 from waterline.spec import ConvSpec
 
 
@@ -17,16 +18,7 @@ def windows(spec: ConvSpec) -> tuple[Window, Window]:
 
 def row_call(kernel: Kernel, spec: ConvSpec, views: Views, seconds: float) -> Call:
     """Items are (image, output row)."""
-    residual = views.residual
-    args = (
-        Input(0),
-        Packed("weight"),
-        Packed("bias") if spec.epilogue.bias else Number(0),
-        Output(),
-        Input(2 + spec.epilogue.bias) if residual else Number(0),
-        Number(views.x.strides[0] * ELEM_BYTES),
-        Number(views.y.strides[0] * ELEM_BYTES),
-        Number(residual.strides[0] * ELEM_BYTES if residual else 0),
-    )
+    of_layer = LayerArgs.of(spec, views)
+    args = (Input(0), Packed("weight"), *of_layer.epilogue, *of_layer.images)
     items = spec.n * spec.p
     return Call(kernel, args, items, chunk_items(items, seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waterline.algorithms.arguments import LayerArgs
 from waterline.algorithms.base import Implementation, Views, chunk_items
 from waterline.algorithms.fft.cpu import (
     FILTER_PHASES,
@@ -11,9 +12,9 @@ from waterline.algorithms.fft.cpu import (
     OutputKernel,
     ProductKernel,
 )
-from waterline.algorithms.fft.geometry import ELEM_BYTES, Slots
+from waterline.algorithms.fft.geometry import Slots
 from waterline.algorithms.fft.tiling import FftConfig, block_tiles_of, geometry_of, is_filter, product_of
-from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.kernel import Call, Clock, Input, Number, Packed, Workspace
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
@@ -29,12 +30,7 @@ class Layer:
         self.geometry = geometry_of(spec, config, views, machine)
         self.lanes = machine.lanes()
         self.tiles = spec.n * self.geometry.tiles
-        residual = views.residual
-        self.bias: Arg = Packed("bias") if spec.epilogue.bias else Number(0)
-        self.residual: Arg = Input(2 + spec.epilogue.bias) if residual else Number(0)
-        self.x_image = Number(views.x.strides[0] * ELEM_BYTES)
-        self.y_image = Number(views.y.strides[0] * ELEM_BYTES)
-        self.residual_image = Number(residual.strides[0] * ELEM_BYTES if residual else 0)
+        self.args = LayerArgs.of(spec, views)
 
     def implement(self) -> Implementation:
         return self._filter() if is_filter(self.spec) else self._product()
@@ -45,13 +41,9 @@ class Layer:
             Input(0),
             Packed("turns"),
             Packed("spectra"),
-            self.bias,
-            Output(),
-            self.residual,
+            *self.args.epilogue,
             Clock(FILTER_PHASES),
-            self.x_image,
-            self.y_image,
-            self.residual_image,
+            *self.args.images,
             Number(self.tiles),
         )
         items = Slots(self.spec.c, self.lanes).count(self.tiles)
@@ -77,7 +69,7 @@ class Layer:
             calls += [
                 Call(
                     source,
-                    (Input(0), Workspace("s"), self.x_image, *ends),
+                    (Input(0), Workspace("s"), self.args.x_image, *ends),
                     vectors[0],
                     chunk_items(vectors[0], share),
                     source.scratch_bytes(lanes),
@@ -100,7 +92,7 @@ class Layer:
                 ),
                 Call(
                     target,
-                    (Workspace("m"), self.bias, Output(), self.residual, self.y_image, self.residual_image, *ends),
+                    (Workspace("m"), *self.args.stored, *ends),
                     vectors[1],
                     chunk_items(vectors[1], share),
                     target.scratch_bytes(lanes),

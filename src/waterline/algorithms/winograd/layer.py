@@ -7,6 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from waterline.algorithms.arguments import LayerArgs
 from waterline.algorithms.base import Implementation, Views, chunk_items
 from waterline.algorithms.winograd.cpu import (
     FUSED_PHASES,
@@ -19,7 +20,7 @@ from waterline.algorithms.winograd.cpu import (
 from waterline.algorithms.winograd.emission import ELEM_BYTES, Geometry, Variant
 from waterline.codegen.cpu.emitter import CACHE_LINE_BYTES
 from waterline.codegen.cpu.gemm import GemmKernel, Tile, pack_bias
-from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output, Packed, Workspace
+from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Packed, Workspace
 from waterline.codegen.cpu.memory import aligned_zeros
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, Epilogue
@@ -179,12 +180,7 @@ class Layer:
         self.variant = variant_of(spec, config.m)
         self.geometry = geometry_of(spec, views)
         self.tiles = spec.n * tiles_of(spec, self.variant)
-        residual = views.residual
-        self.bias: Arg = Packed("bias") if spec.epilogue.bias else Number(0)
-        self.residual: Arg = Input(2 + spec.epilogue.bias) if residual else Number(0)
-        self.x_image = Number(views.x.strides[0] * ELEM_BYTES)
-        self.y_image = Number(views.y.strides[0] * ELEM_BYTES)
-        self.residual_image = Number(residual.strides[0] * ELEM_BYTES if residual else 0)
+        self.args = LayerArgs.of(spec, views)
 
     def implement(self) -> Implementation:
         orders = {Order.FUSED: self._fused, Order.PHASED: self._phased, Order.STREAMED: self._streamed}
@@ -223,12 +219,8 @@ class Layer:
             Packed("table"),
             Packed("zero"),
             Packed("panels"),
-            self.bias,
-            Output(),
-            self.residual,
-            self.x_image,
-            self.y_image,
-            self.residual_image,
+            *self.args.epilogue,
+            *self.args.images,
             Number(self.tiles),
             Clock(FUSED_PHASES),
         )
@@ -244,7 +236,7 @@ class Layer:
 
     def _input_call(self, first: int, count: int, seconds: float) -> Call:
         kernel = InputTransformKernel(self.variant, self.geometry)
-        args = (Input(0), Packed("table"), Packed("zero"), Workspace("v"), self.x_image, Number(first))
+        args = (Input(0), Packed("table"), Packed("zero"), Workspace("v"), self.args.x_image, Number(first))
         return Call(kernel, args, count, chunk_items(count, seconds), phase="input")
 
     def _phased(self) -> Implementation:
@@ -263,15 +255,7 @@ class Layer:
             multiply[7], multiply[8], multiply[9] = Number(1), Number(-(-count // rows) * rows), Number(1)
             calls.append(Call(product, tuple(multiply), panels, chunk_items(panels, share), phase="gemm"))
             kernel = OutputTransformKernel(variant, self.geometry, spec.epilogue)
-            args = (
-                Workspace("m"),
-                self.bias,
-                Output(),
-                self.residual,
-                self.y_image,
-                self.residual_image,
-                Number(first),
-            )
+            args = (Workspace("m"), *self.args.stored, Number(first))
             calls.append(Call(kernel, args, count, chunk_items(count, share / 6), phase="output"))
         return Implementation(tuple(calls), {"v": group * v_bytes, "m": group * m_bytes})
 
@@ -290,11 +274,7 @@ class Layer:
             args = (
                 Workspace("v"),
                 Packed("taps"),
-                self.bias,
-                Output(),
-                self.residual,
-                self.y_image,
-                self.residual_image,
+                *self.args.stored,
                 Number(first),
                 Number(count),
                 Clock(STREAMED_PHASES),
