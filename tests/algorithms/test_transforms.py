@@ -13,7 +13,7 @@ from waterline.algorithms.winograd.counts import TransformCounts, counts, operat
 from waterline.algorithms.winograd.sums import Matrix, program
 from waterline.algorithms.winograd.transforms import POINTS, Filtering, filtering
 
-Rows = Sequence[Sequence[object]]
+Rows = Sequence[Sequence[int | str]]
 
 PAPERS_POINTS = {
     (2, 3): (0, 1, -1),
@@ -65,7 +65,7 @@ DEFAULTS = [(m, r) for r in range(2, 9) for m in range(2, 9) if m + r - 2 in POI
 
 
 def matrix(rows: Rows) -> Matrix:
-    return tuple(tuple(Fraction(value) for value in row) for row in rows)  # type: ignore[arg-type]
+    return tuple(tuple(Fraction(value) for value in row) for row in rows)
 
 
 def papers(m: int, r: int) -> Filtering:

@@ -83,8 +83,8 @@ def run(
     wanted: Sequence[TuningTask] | None = None,
 ) -> Tuned:
     wanted = missing(TASKS, memory) if wanted is None else wanted
-    options = {"threads": 1, "seconds": seconds}
-    return tune(TASKS, wanted, memory, LOCAL, NO_CACHE, **options, on_progress=on_progress, clock=trial.clock)
+    given = (TASKS, wanted, memory, LOCAL, NO_CACHE)
+    return tune(*given, threads=1, seconds=seconds, on_progress=on_progress, clock=trial.clock)
 
 
 # ---- the order of things --------------------------------------------------------------------------------------------
