@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from waterline.codegen.cpu.gemm import ELEM_BYTES, Tile
 from waterline.machine import Machine
+from waterline.spec import ConvSpec
 
 # Cycles around a tile's inner loop: call, addresses, accumulators in and out; and for each row of each run of depth.
 TILE_CYCLES = 24.0
 ROW_POINTER_CYCLES = 1.0
 
-# With more tiles of rows than this over each panel, the time its weights take to arrive does not matter.
-PREFETCH_TILES = 40
+# With more rows than this over each panel, the time its weights take to arrive does not matter.
+MOST_FAR_ROWS = 560
 # Weights that come from far are multiplied in chunks of the depth: small next to the second-level cache, about as large
 # as the first. (7x7 maps: 2048 -> 512 in chunks of 1024, 512 and 256 elements took 668, 650 and 625 us.) Shorter chunks
 # than so many elements spend too much on their sums.
@@ -20,6 +21,14 @@ CHUNKS_OF_L2 = 32
 # Blocks of rows that are made for the sake of several cores: each reads all weights.
 MOST_ROW_SHARES = 4
 LEAST_CHUNK_ELEMS = 96
+# Cycles for each vector of outputs of activations that need an exponential, a logarithm or a division; the others hide
+# behind the stores. (SiLU and GELU in EfficientNet and ConvNeXt: 15.)
+ACTIVATION_CYCLES = 15.0
+CHEAP_ACTIVATIONS = frozenset({"relu", "leaky_relu", "clip", "hard_sigmoid", "hard_swish", "abs", "neg", "square"})
+# How far ahead of its use a panel is asked for that exceeds the first-level cache but is in the second. (Products of
+# 512 elements' depth on tiles of 6x4: 84 % of the same peak without, 86, 88 and 88 % with 512, 1024 and 2048 bytes. It
+# does harm where panels come from memory: the processor's own prefetching is better there.)
+NEAR_BYTES = 1024
 # The part of a shorter stream (arithmetic, memory) that does not hide behind the longest.
 NOT_HIDDEN = 0.3
 
@@ -50,8 +59,9 @@ class Product:
 
 @dataclass(frozen=True)
 class GemmConfig:
-    """A blocking: the register tile, main tiles in a block of rows, whether panels are the outer loop, and how much of
-    the depth is multiplied at a time while the weights of the next such chunk are on their way (0: all of it)."""
+    """A blocking: the register tile, main tiles in a block of rows, whether panels are the outer loop, how much of the
+    depth is multiplied at a time while the weights of the next such chunk are on their way (0: all of it), and how far
+    ahead of their use weights are asked for from the second-level cache (0: not)."""
 
     rows: int
     vectors: int
@@ -59,6 +69,7 @@ class GemmConfig:
     block_tiles: int
     panel_outer: bool
     chunk_elems: int = 0
+    near_bytes: int = 0
 
     @property
     def tile(self) -> Tile:
@@ -86,17 +97,17 @@ class Chunking:
 
 def clock_hz(machine: Machine) -> float:
     """The clock at which the measured (or estimated) peak is reached."""
-    per_cycle = machine.lanes() * 2 * (machine.fma_ports if machine.has_fma else 1)
-    return machine.peak() / per_cycle
+    return machine.peak() / (machine.lanes() * 2 * machine.multiply_adds_per_cycle)
 
 
-def tile_cycles(product: Product, tile: Tile, rows: int, machine: Machine) -> float:
-    """Cycles of one tile of `rows` rows over the whole depth."""
+def tile_cycles(product: Product, tile: Tile, rows: int, machine: Machine, is_far: bool) -> float:
+    """Cycles of one tile of `rows` rows over the whole depth, while its weights arrive from afar or not."""
     shape = Tile(rows, tile.vectors, tile.unroll)
     step = shape.cycles_per_depth(machine)
     panel_bytes = product.depth * tile.vectors * machine.vector_bytes
     if panel_bytes > machine.l1d_bytes // 2:
-        step = max(step, tile.vectors * machine.vector_bytes * clock_hz(machine) / machine.bytes_per_s("l2"))
+        streaming = tile.vectors * machine.vector_bytes * clock_hz(machine) / machine.bytes_per_s("l2")
+        step = overlapped(step, streaming) if is_far else max(step, streaming)
     spare = machine.general_registers - 4
     if product.has_table and rows > spare:
         step += (rows - spare) / 2 / tile.unroll  # row pointers that live on the stack are loaded again
@@ -104,8 +115,8 @@ def tile_cycles(product: Product, tile: Tile, rows: int, machine: Machine) -> fl
     return TILE_CYCLES + product.runs * per_run + product.depth * step + 2.0 * rows * tile.vectors
 
 
-def product_cycles(product: Product, tile: Tile, machine: Machine) -> float:
-    """Cycles of one image with this tile, tiles that are not full included."""
+def product_cycles(product: Product, tile: Tile, machine: Machine, *, is_far: bool = False) -> float:
+    """Cycles of one image with this tile, tiles that are not full included; `is_far`: see `has_far_weights`."""
     lanes = machine.lanes()
     width = tile.vectors * lanes
     full_panels, left = divmod(product.columns, width)
@@ -115,17 +126,16 @@ def product_cycles(product: Product, tile: Tile, machine: Machine) -> float:
             continue
         shape = Tile(tile.rows, vectors, tile.unroll)
         full, tail = divmod(product.rows, tile.rows)
-        total += count * full * tile_cycles(product, shape, tile.rows, machine)
+        total += count * full * tile_cycles(product, shape, tile.rows, machine, is_far)
         if tail:
-            total += count * tile_cycles(product, shape, tail, machine)
+            total += count * tile_cycles(product, shape, tail, machine, is_far)
     return total * product.groups
 
 
-def product_flops(product: Product, tile: Tile, machine: Machine) -> float:
-    """Operations executed for one image, the unused part of tiles included."""
-    rows = -(-product.rows // tile.rows) * tile.rows if product.rows > tile.rows else product.rows
+def product_flops(product: Product, machine: Machine) -> float:
+    """Operations executed for one image, unused columns included: what is left of the rows has tiles of its own."""
     columns = -(-product.columns // machine.lanes()) * machine.lanes()
-    return 2.0 * rows * columns * product.depth * product.groups
+    return 2.0 * product.rows * columns * product.depth * product.groups
 
 
 # The most rows of a tile of 1, 2, 3 and 4 vectors whose accumulators, weights and broadcasts LLVM keeps in registers.
@@ -151,10 +161,10 @@ def tiles(machine: Machine, columns: int, rows: int, unroll: int) -> list[Tile]:
 
 def gemm_configs(product: Product, machine: Machine, count: int = 4) -> list[GemmConfig]:
     """The `count` blockings with the least cycles."""
-    unroll = 4 if product.run_elems >= 64 else 2
+    unroll, is_far = 4 if product.run_elems >= 64 else 2, has_far_weights(product, machine)
     ranked = sorted(
         tiles(machine, product.columns, max(product.rows, 1), unroll),
-        key=lambda tile: product_cycles(product, tile, machine),
+        key=lambda tile: product_cycles(product, tile, machine, is_far=is_far),
     )
     return [_blocked(product, tile, machine) for tile in ranked[:count]]
 
@@ -165,15 +175,23 @@ def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
     is_large = product.weight_bytes > machine.l2_bytes // 2
     # Rows rather than columns are divided among cores: the next layer finds the rows where this one has left them.
     shares = min(machine.cores, MOST_ROW_SHARES)
-    if product.rows <= PREFETCH_TILES * tile.rows and product.weight_bytes > machine.l2_bytes // 16:
+    if has_far_weights(product, machine):
         block = full if is_large else -(-full // shares)
         chunk = chunk_elems(product, tile, machine)
         return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, is_large or block == full, chunk)
+    panel_bytes = product.depth * tile.vectors * machine.vector_bytes
+    near_bytes = NEAR_BYTES if panel_bytes > machine.l1d_bytes // 2 else 0
     if is_large:
-        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True)
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True, near_bytes=near_bytes)
     budget = machine.l2_bytes // 4
     block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
-    return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(block, -(-full // (2 * shares)), 16), False)
+    block = min(block, -(-full // (2 * shares)), 16)
+    return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, False, near_bytes=near_bytes)
+
+
+def has_far_weights(product: Product, machine: Machine) -> bool:
+    """Whether the time in which the weights arrive matters: they are large, and few rows pass over them."""
+    return product.rows <= MOST_FAR_ROWS and product.weight_bytes > machine.l2_bytes // 16
 
 
 def chunk_elems(product: Product, tile: Tile, machine: Machine) -> int:
@@ -187,10 +205,30 @@ def chunk_elems(product: Product, tile: Tile, machine: Machine) -> int:
     return product.depth
 
 
-def gemm_seconds(product: Product, config: GemmConfig, machine: Machine, images: float) -> float:
-    """Time on all cores: arithmetic, or the weights from memory where that takes longer."""
-    compute = images * product_cycles(product, config.tile, machine) / clock_hz(machine) / machine.cores
-    return overlapped(compute, weight_seconds(product.weight_bytes, machine))
+def gemm_seconds(spec: ConvSpec, product: Product, config: GemmConfig, machine: Machine, images: float) -> float:
+    """Time on all cores: arithmetic on so many images, weights that arrive, activations that move."""
+    is_far = has_far_weights(product, machine)
+    cycles = images * product_cycles(product, config.tile, machine, is_far=is_far) + epilogue_cycles(spec, machine)
+    compute = cycles / clock_hz(machine) / machine.cores
+    return overlapped(compute, weight_seconds(product.weight_bytes, machine), moving_seconds(spec, machine))
+
+
+def epilogue_cycles(spec: ConvSpec, machine: Machine) -> float:
+    """Of all outputs of a layer, before they are stored."""
+    found = [each for each in (spec.epilogue.before, spec.epilogue.after) if each is not None]
+    vectors = spec.output_bytes / machine.vector_bytes
+    return vectors * ACTIVATION_CYCLES * sum(each.kind not in CHEAP_ACTIVATIONS for each in found)
+
+
+def moving_seconds(spec: ConvSpec, machine: Machine) -> float:
+    """Time in which input and residual are read and the output is written, whose lines are read first.
+
+    The layer before has left them in the caches of all cores, where they fit into those.
+    """
+    output_bytes = spec.output_bytes * (2 + spec.epilogue.residual)
+    held = spec.input_bytes + spec.output_bytes * (1 + spec.epilogue.residual)
+    level = "l2" if held <= machine.cores * machine.l2_bytes // 2 else "l3" if held <= machine.l3_bytes // 2 else "dram"
+    return (spec.input_bytes + output_bytes) / machine.bytes_per_s(level, machine.cores)
 
 
 def weight_seconds(size_bytes: float, machine: Machine) -> float:

@@ -160,13 +160,14 @@ class Machine:
         return self.vector_bytes // ELEM_BYTES[dtype]
 
     # ---- rates --------------------------------------------------------------------------------------------------
-    def estimated_peak(self) -> float:
-        """f32 operations a second of one core, from features and the nominal clock.
+    @property
+    def multiply_adds_per_cycle(self) -> int:
+        """Vectors: each port that fuses takes one; without fusing, a multiplication and an addition start together."""
+        return self.fma_ports if self.has_fma else 1
 
-        Without fused multiply-add one multiplication and one addition start each cycle.
-        """
-        per_lane = 2 * self.fma_ports if self.has_fma else 2
-        return self.clock_hz * self.lanes() * per_lane
+    def estimated_peak(self) -> float:
+        """f32 operations a second of one core, from features and the nominal clock."""
+        return self.clock_hz * self.lanes() * 2 * self.multiply_adds_per_cycle
 
     def peak(self, threads: int = 1) -> float:
         """f32 operations a second of `threads` cores: measured where there is a measurement, else estimated.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
-from waterline.algorithms.blocking import clock_hz
+from waterline.algorithms.blocking import clock_hz, epilogue_cycles, moving_seconds, overlapped
 from waterline.algorithms.columns import even_width
 from waterline.algorithms.depthwise.cpu import DepthwiseKernel
 from waterline.algorithms.row_layer import row_call, windows
@@ -69,13 +69,12 @@ class Depthwise(Algorithm):
         blocks = -(-spec.c // (config.vectors * machine.lanes()))
         tiles = -(-spec.q // config.width)
         chains = config.width * config.vectors
-        macs = max(chains / machine.fma_ports, float(machine.fma_latency)) * spec.s
+        macs = max(chains / machine.multiply_adds_per_cycle, float(machine.fma_latency)) * spec.s
         loads = config.vectors * ((config.width - 1) * spec.stride[1] + 2 * spec.s) / 2
         tile = spec.r * max(macs, loads) + 16 + 2 * chains
-        arithmetic = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine) / machine.cores
-        moved = spec.input_bytes + spec.output_bytes
-        level = "l2" if moved < machine.l2_bytes else "l3" if moved < machine.l3_bytes else "dram"
-        return Cost(max(arithmetic, moved / machine.bytes_per_s(level, machine.cores)), spec.flops, spec.least_bytes)
+        cycles = spec.n * spec.p * blocks * tiles * tile + epilogue_cycles(spec, machine)
+        arithmetic = cycles / clock_hz(machine) / machine.cores
+        return Cost(overlapped(arithmetic, moving_seconds(spec, machine)), spec.flops, spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: DepthwiseConfig, views: Views, machine: Machine) -> Implementation:
         rows, columns = windows(spec)

@@ -54,8 +54,8 @@ class DirectGemm(Algorithm):
             # Rows of several images share a tile, so an image is priced as its share of a full one.
             images *= product.rows / config.rows
             product = replace(product, rows=config.rows)
-        seconds = gemm_seconds(product, config, machine, images)
-        return Cost(seconds, images * product_flops(product, config.tile, machine), spec.least_bytes)
+        seconds = gemm_seconds(spec, product, config, machine, images)
+        return Cost(seconds, images * product_flops(product, machine), spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: GemmConfig, views: Views, machine: Machine) -> Implementation:
         merged = _is_merged(spec)
@@ -76,6 +76,7 @@ class DirectGemm(Algorithm):
             epilogue=spec.epilogue,
             chunk_runs=chunking.chunk_runs,
             prefetch_passes=chunking.prefetch_passes,
+            near_bytes=config.near_bytes,
         )
         images, image_rows = (1, spec.n * rows) if merged else (spec.n, rows)
         blocks = max(1, -(-(image_rows // config.rows) // config.block_tiles))

@@ -103,10 +103,12 @@ def flops(axis: Axis) -> float:
 def cycles(axis: Axis, machine: Machine, inverse: bool = False) -> float:
     """Of one transform of whole vectors: arithmetic or its memory operations, two loads and one store a cycle."""
     total = 0.0
-    ports = machine.fma_ports if machine.has_fma else 2
     for runs, *directions, turns in axis.programs():
         program = directions[inverse]
-        arithmetic = (program.instructions(machine.has_fma) + (4 if machine.has_fma else 6) * turns) / ports
+        if machine.has_fma:
+            arithmetic = (len(program.steps) + 4 * turns) / machine.fma_ports
+        else:
+            arithmetic = float(max(program.additions + 2 * turns, program.multiplications + 4 * turns))
         inputs, outputs = program.inputs + 2 * turns, len(program.outputs)
         # What the registers cannot hold goes to the stack and comes back.
         spilled = max(0, 2 * max(program.inputs, outputs) - machine.vector_registers)

@@ -55,9 +55,6 @@ class Program:
         """Coefficients other than 1 and -1."""
         return sum(abs(c) != 1 for step in self.steps for c, _ in step.terms)
 
-    def instructions(self, has_fma: bool) -> int:
-        return len(self.steps) if has_fma else self.additions + self.multiplications
-
 
 class Dag:
     """Expressions, each of them once. Node 0 is zero."""

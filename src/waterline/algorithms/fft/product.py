@@ -38,7 +38,7 @@ class ComplexTile:
 
     def cycles_per_depth(self, machine: Machine) -> float:
         """Least cycles of one complex step: multiply-adds, loads (two a cycle), latency of too few chains."""
-        arithmetic = 4 * self.rows * self.vectors / machine.fma_ports * (1 if machine.has_fma else 2)
+        arithmetic = 4 * self.rows * self.vectors / machine.multiply_adds_per_cycle
         loads = (2 * self.rows + 2 * self.vectors) / 2
         return max(arithmetic, loads, 2.0 * machine.fma_latency)
 

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
-from waterline.algorithms.blocking import GemmConfig, clock_hz, gemm_configs, gemm_seconds, product_flops
+from waterline.algorithms.blocking import (
+    GemmConfig,
+    clock_hz,
+    epilogue_cycles,
+    gemm_configs,
+    gemm_seconds,
+    moving_seconds,
+    overlapped,
+    product_flops,
+)
 from waterline.algorithms.columns import even_width
 from waterline.algorithms.gemm_layer import pack_gemm_weights
 from waterline.algorithms.grouped.cpu import GroupedKernel
@@ -58,15 +67,16 @@ class Grouped(Algorithm):
     def cost(self, spec: ConvSpec, config: PermuteConfig | GemmConfig, machine: Machine) -> Cost:
         if isinstance(config, GemmConfig):
             product = product_of(spec)
-            seconds = gemm_seconds(product, config, machine, spec.n)
-            return Cost(seconds, spec.n * product_flops(product, config.tile, machine), spec.least_bytes)
+            seconds = gemm_seconds(spec, product, config, machine, spec.n)
+            return Cost(seconds, spec.n * product_flops(product, machine), spec.least_bytes)
         blocks = -(-spec.k // machine.lanes())
         tiles = -(-spec.q // config.width)
-        macs = max(config.width / machine.fma_ports, float(machine.fma_latency)) * spec.s
+        macs = max(config.width / machine.multiply_adds_per_cycle, float(machine.fma_latency)) * spec.s
         shuffles = ((config.width - 1) * spec.stride[1] + spec.s) / 2
         tile = spec.r * spec.group_c * max(macs, (macs + shuffles) * 0.75) + 16 + 2 * config.width
-        seconds = spec.n * spec.p * blocks * tiles * tile / clock_hz(machine) / machine.cores
-        return Cost(seconds, spec.flops, spec.least_bytes)
+        cycles = spec.n * spec.p * blocks * tiles * tile + epilogue_cycles(spec, machine)
+        seconds = cycles / clock_hz(machine) / machine.cores
+        return Cost(overlapped(seconds, moving_seconds(spec, machine)), spec.flops, spec.least_bytes)
 
     def implement(
         self, spec: ConvSpec, config: PermuteConfig | GemmConfig, views: Views, machine: Machine

@@ -35,8 +35,8 @@ class Im2col(Algorithm):
         patch_bytes = spec.n * product.rows * product.depth * ELEM_BYTES
         level = "l2" if patch_bytes < machine.l2_bytes // 2 else "l3" if patch_bytes < machine.l3_bytes // 2 else "dram"
         copy = 2 * patch_bytes / machine.bytes_per_s(level, machine.cores)
-        seconds = gemm_seconds(product, config, machine, spec.n) + copy
-        flops = spec.n * product_flops(product, config.tile, machine)
+        seconds = gemm_seconds(spec, product, config, machine, spec.n) + copy
+        flops = spec.n * product_flops(product, machine)
         return Cost(seconds, flops, spec.least_bytes + 2 * patch_bytes)
 
     def implement(self, spec: ConvSpec, config: GemmConfig, views: Views, machine: Machine) -> Implementation:
@@ -72,6 +72,7 @@ class Im2col(Algorithm):
             epilogue=spec.epilogue,
             chunk_runs=chunking.chunk_runs,
             prefetch_passes=chunking.prefetch_passes,
+            near_bytes=config.near_bytes,
         )
         rows = Rows.of_images(spec.n, product.rows, config)
         left = LeftOperand(Workspace("patches"), product.rows * product.depth)

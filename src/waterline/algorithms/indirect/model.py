@@ -45,8 +45,8 @@ class Indirect(Algorithm):
 
     def cost(self, spec: ConvSpec, config: GemmConfig, machine: Machine) -> Cost:
         product = product_of(spec)
-        seconds = gemm_seconds(product, config, machine, spec.n)
-        return Cost(seconds, spec.n * product_flops(product, config.tile, machine), spec.least_bytes)
+        seconds = gemm_seconds(spec, product, config, machine, spec.n)
+        return Cost(seconds, spec.n * product_flops(product, machine), spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: GemmConfig, views: Views, machine: Machine) -> Implementation:
         call = indirect_call(spec, config, views, machine, self.cost(spec, config, machine).seconds)
@@ -111,6 +111,7 @@ def indirect_call(spec: ConvSpec, config: GemmConfig, views: Views, machine: Mac
         epilogue=spec.epilogue,
         chunk_runs=chunking.chunk_runs,
         prefetch_passes=chunking.prefetch_passes,
+        near_bytes=config.near_bytes,
     )
     left = LeftOperand(Input(0), views.x.strides[0], Packed("table"), Packed("zero"))
     return gemm_call(kernel, spec, views, machine, Rows.of_images(spec.n, rows, config), seconds, left)

@@ -35,7 +35,8 @@ class Naive(Algorithm):
         return [NaiveConfig()]
 
     def cost(self, spec: ConvSpec, config: NaiveConfig, machine: Machine) -> Cost:
-        return Cost(spec.macs * CYCLES_PER_MAC / clock_hz(machine) / machine.cores, spec.flops, spec.least_bytes)
+        busy = min(machine.cores, spec.n * spec.p)  # rows of the output are what cores share
+        return Cost(spec.macs * CYCLES_PER_MAC / clock_hz(machine) / busy, spec.flops, spec.least_bytes)
 
     def implement(self, spec: ConvSpec, config: NaiveConfig, views: Views, machine: Machine) -> Implementation:
         residual = views.residual

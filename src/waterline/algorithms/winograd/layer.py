@@ -231,7 +231,7 @@ class Layer:
     def _groups(self, tile_bytes: int, rows: int) -> tuple[int, list[tuple[int, int]]]:
         """Tiles that a workspace of `tile_bytes` a tile is made for, and (first, count) of each group of them."""
         group = max(1, WORKSPACE_BYTES // tile_bytes // rows) * rows
-        group = min(group, -(-self.tiles // rows) * rows)
+        group = min(group, -(-self.tiles // rows) * rows) or rows
         return group, [(first, min(group, self.tiles - first)) for first in range(0, self.tiles, group)]
 
     def _input_call(self, first: int, count: int, seconds: float) -> Call:

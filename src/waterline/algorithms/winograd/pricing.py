@@ -10,6 +10,7 @@ from waterline.algorithms.blocking import (
     TILE_CYCLES,
     Product,
     clock_hz,
+    epilogue_cycles,
     overlapped,
     product_cycles,
     uneven,
@@ -93,7 +94,8 @@ class _Rates:
         self.product = _products(spec, config, self.work.tiles)
         self.per_second = clock_hz(machine) * machine.cores
         self.multiply = self.variant.points * product_cycles(self.product, config.tile, machine) / self.per_second
-        self.transforms = (self.work.input_cycles + self.work.output_cycles) / self.per_second
+        cycles = self.work.input_cycles + self.work.output_cycles + epilogue_cycles(spec, machine)
+        self.transforms = cycles / self.per_second
         self.v_bytes = self.work.tiles * self.variant.tile_stride(spec.c) * ELEM_BYTES
         self.m_bytes = self.work.tiles * self.variant.tile_stride(spec.k) * ELEM_BYTES
         self.weight_bytes = self.variant.points * spec.c * spec.k * ELEM_BYTES
