@@ -163,60 +163,37 @@ class GemmKernel(Kernel):
             residual = words[RESIDUAL]
             if self.epilogue.residual:
                 residual = e.at(residual, e.add(e.mul(image, words[RESIDUAL_IMAGE]), e.mul(column, ELEM_BYTES)))
+            part = Part(tiles, words, block, bias, y, residual)
             if len(kinds) == 1:
-                self._emit_rows(e, tiles, next(iter(kinds)), words, block, x, weights, bias, y, residual)
+                self._emit_rows(e, part, next(iter(kinds)), x, weights)
             else:
                 is_last = e.builder.icmp_unsigned("==", panel, e.index(panels - 1))
                 with e.builder.if_else(is_last) as (then, otherwise):
                     with then:
-                        self._emit_rows(e, tiles, last_columns, words, block, x, weights, bias, y, residual)
+                        self._emit_rows(e, part, last_columns, x, weights)
                     with otherwise:
-                        self._emit_rows(e, tiles, width, words, block, x, weights, bias, y, residual)
+                        self._emit_rows(e, part, width, x, weights)
 
-    def _emit_rows(
-        self,
-        e: Emitter,
-        tiles: dict[tuple[int, int], ir.Function],
-        columns: int,
-        words: dict[int, Value],
-        block: Value,
-        x: Value,
-        weights: Value,
-        bias: Value,
-        y: Value,
-        residual: Value,
-    ) -> None:
+    def _emit_rows(self, e: Emitter, part: Part, columns: int, x: Value, weights: Value) -> None:
         """All rows of a block, chunk of depth by chunk of depth."""
-        vectors = -(-columns // e.lanes)
+        table, vectors = part.words[TABLE], -(-columns // e.lanes)
         if not self.is_chunked:
-            chunk = Chunk(weights, words[TABLE], x, None, None, None)
-            self._emit_chunk(e, tiles, columns, words, block, chunk, bias, y, residual)
+            self._emit_chunk(e, part, columns, Chunk(weights, table, x, None, None, None))
             return
         chunks = -(-self.runs // self.chunk_runs)
         with e.loop(0, chunks, name="chunk") as i:
             run = e.mul(i, self.chunk_runs)
             chunk = Chunk(
                 weights=e.at(weights, e.mul(run, self.run_elems * vectors * e.lanes * ELEM_BYTES)),
-                table=words[TABLE],
+                table=table,
                 x=x if self.has_table else e.at(x, e.mul(run, self.run_elems * ELEM_BYTES)),
                 run=run,
                 runs=e.minimum(self.chunk_runs, e.sub(self.runs, run)),
                 is_last=e.builder.icmp_unsigned("==", i, e.index(chunks - 1)),
             )
-            self._emit_chunk(e, tiles, columns, words, block, chunk, bias, y, residual)
+            self._emit_chunk(e, part, columns, chunk)
 
-    def _emit_chunk(
-        self,
-        e: Emitter,
-        tiles: dict[tuple[int, int], ir.Function],
-        columns: int,
-        words: dict[int, Value],
-        block: Value,
-        chunk: Chunk,
-        bias: Value,
-        y: Value,
-        residual: Value,
-    ) -> None:
+    def _emit_chunk(self, e: Emitter, part: Part, columns: int, chunk: Chunk) -> None:
         """The main tiles of a block of rows and, in the last block, the rows that are left."""
         vectors = -(-columns // e.lanes)
         lines = self.prefetch_lines(vectors, e.machine.vector_bytes)
@@ -232,18 +209,18 @@ class GemmKernel(Kernel):
                     table = e.at(table, e.mul(chunk.run, height * 4))
             else:
                 data = e.at(data, e.mul(row, self.row_stride_elems * ELEM_BYTES))
-            out = e.at(y, e.mul(row, self.y_stride_elems * ELEM_BYTES))
-            added = residual
+            out = e.at(part.y, e.mul(row, self.y_stride_elems * ELEM_BYTES))
+            added = part.residual
             if self.epilogue.residual:
-                added = e.at(residual, e.mul(row, self.residual_stride_elems * ELEM_BYTES))
-            arguments = [data, table, words[ZERO], chunk.weights, bias, out, added]
+                added = e.at(added, e.mul(row, self.residual_stride_elems * ELEM_BYTES))
+            arguments = [data, table, words[ZERO], chunk.weights, part.bias, out, added]
             if lines:
                 arguments.append(e.at(following, e.mul(number, pass_bytes)))
             if self.is_chunked:
                 arguments += [chunk.runs, e.builder.icmp_unsigned("==", chunk.run, e.index(0)), chunk.is_last]
-            e.builder.call(tiles[height, columns], arguments)
+            e.builder.call(part.tiles[height, columns], arguments)
 
-        main = self.tile.rows
+        main, words, block = self.tile.rows, part.words, part.block
         full = e.div(words[ROWS], main)
         first = e.mul(block, self.block_tiles)
         last = e.minimum(full, e.add(first, self.block_tiles))
@@ -258,6 +235,23 @@ class GemmKernel(Kernel):
                 with e.loop(0, count, name="tail") as i:
                     call(height, e.add(row, e.mul(i, height)), e.sub(last, first))
                 row = e.add(row, e.mul(count, height))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One item: a block of rows against a panel.
+
+    Attributes:
+        tiles: the functions by rows and columns. words: the arguments. block: number of the block.
+        bias, y, residual: of the panel's first column; y and residual of the image's first row.
+    """
+
+    tiles: dict[tuple[int, int], ir.Function]
+    words: dict[int, Value]
+    block: Value
+    bias: Value
+    y: Value
+    residual: Value
 
 
 @dataclass(frozen=True)
