@@ -17,7 +17,7 @@ from waterline.analysis import Analysis, of_report
 from waterline.api import environment
 from waterline.bench.workload import Workload
 from waterline.report import page
-from waterline.report.page import Content
+from waterline.report.page import Content, pictures
 from waterline.runtime.profile import Report
 
 HOSTILE = [
@@ -166,6 +166,20 @@ def test_names_stay_text() -> None:
     assert [layer["name"] for layer in pages.data_of(hostile)["analysis"]["layers"]] == HOSTILE
 
 
+def test_names_stay_text_in_drawings() -> None:
+    """The real ones: they have names of layers on them."""
+    network = pages.analysis([*HOSTILE, "half \ud83d a pair", "bell \x07"])
+    root = pages.parse(page.html(Content(pages.ENVIRONMENT, network, pictures=pictures.of(network))))
+    figures = root.all("figure")
+    assert len(figures) == 5
+    for figure in figures:
+        assert {element.name for element in figure.all()} & {"b", "img", "script", "style"} == set()
+        assert len(figure.all("svg")) == 2
+        (role,) = figure.all("div", role="img")
+        assert len(role.attributes["aria-label"]) > 40
+    assert any("bold" in text.text for text in root.one("section", id="figures").all("text"))
+
+
 def test_what_is_no_character_can_be_written() -> None:
     names = ["half \ud83d a pair", "bell \x07"]
     root = pages.parse(page.html(Content(pages.ENVIRONMENT, pages.analysis(names))).encode().decode())
@@ -221,7 +235,7 @@ def test_drawings_share_a_page(full: Element) -> None:
 def test_resnet50_is_under_two_megabytes() -> None:
     workload = Workload.named("resnet50")
     analysis = waterline.analyse(workload.graph(1), machine="server with AVX-512 and AMX")
-    html = page.html(Content(pages.ENVIRONMENT, analysis))
+    html = page.html(Content(pages.ENVIRONMENT, analysis, pictures=pictures.of(analysis)))
     assert 0.1 * MEGABYTE < len(html.encode()) < 2 * MEGABYTE
     assert len(pages.parse(html).one("table", id="layer-table").all("tr", **{"class": "details"})) > 50
 

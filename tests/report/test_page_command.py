@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_a_predicted_page_runs_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not analysis["is_measured"]
     assert analysis["machine"].startswith("phone")
     assert (analysis["batch"], analysis["threads"]) == (2, 3)
+
+
+def test_without_matplotlib_nothing_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(command, "_measured", None)
+    assert entry(["report", *SMALL, "-o", str(tmp_path / "page.html")]) == 2
+    assert capfd.readouterr().err.splitlines()[-1] == "hint: pip install 'waterline[plots]'"
+    assert os.listdir(tmp_path) == []
 
 
 def test_profiles_alone(tmp_path: Path, saved: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import waterline
 from waterline.bench.workload import Workload
 from waterline.report import page
-from waterline.report.page import Content
+from waterline.report.page import Content, pictures
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'waterline[test]'")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -136,7 +136,7 @@ def requests(browser: Any) -> list[str]:
 def test_resnet50_opens_without_a_complaint(browser: Any, tmp_path: Path) -> None:
     analysis = waterline.analyse(Workload.named("resnet50").graph(1), machine="server with AVX-512 and AMX")
     path = tmp_path / "resnet50.html"
-    path.write_text(page.html(Content(pages.ENVIRONMENT, analysis)), encoding="utf-8")
+    path.write_text(page.html(Content(pages.ENVIRONMENT, analysis, pictures=pictures.of(analysis))), encoding="utf-8")
     for log in ("browser", "performance"):
         browser.get_log(log)
     show(browser, path)

@@ -34,7 +34,7 @@ from waterline.cli.common import (
 )
 from waterline.errors import InvalidArgument
 from waterline.report import page
-from waterline.report.page import Content, Profile
+from waterline.report.page import Content, Profile, pictures
 
 SUFFIXES = (".html", ".htm")
 SECONDS = 2.0
@@ -158,11 +158,15 @@ def _content(arguments: argparse.Namespace, saved: Sequence[Profile], progress: 
     if arguments.model is None:
         return Content(records.environment(environment.machine(), {}), profiles=saved)
     workload = Workload.named(arguments.model, arguments.image_size)
+    pictures.check()
     content = (_predicted if _is_predicted(arguments) else _measured)(arguments, workload, progress)
-    assert content.analysis is not None
+    analysis = content.analysis
+    assert analysis is not None
+    progress.show("drawing")
+    content = replace(content, pictures=pictures.of(analysis, content.environment["commit"]))
     if not saved:
         return content
-    this = page.of_analysis(content.analysis, "this run" if content.analysis.is_measured else "predicted")
+    this = page.of_analysis(analysis, "this run" if analysis.is_measured else "predicted")
     return replace(content, profiles=(this, *saved))
 
 
