@@ -46,7 +46,7 @@ def source_of(analysis: Analysis, commit: str | None) -> Source:
 
 
 def executed_rate(layer: LayerAnalysis) -> float:
-    """Useful operations a second that are executed: not those that a fast algorithm saves, nor unused parts of tiles."""
+    """Useful operations executed a second: not those that a fast algorithm saves, nor unused parts of tiles."""
     return min(layer.flops, layer.executed_flops) * 1e9 / layer.time_ns
 
 
@@ -170,7 +170,7 @@ class _Roofline:
         """Legend's entries, and what is drawn."""
         handles: dict[str, Any] = {}
         drawn = []
-        style = {"alpha": 0.85, "linewidths": 0.6, "edgecolors": self.theme.surface, "zorder": 3}
+        style: dict[str, Any] = {"alpha": 0.85, "linewidths": 0.6, "edgecolors": self.theme.surface, "zorder": 3}
         for name in themes.families([each.algorithm for each in layers]):
             members = [each for each in layers if themes.family(each.algorithm) == name]
             colour, marker = themes.colour(name, self.theme), themes.marker(name)
@@ -192,7 +192,12 @@ class _Roofline:
         for is_above, marker, label in ((False, "o", DIRECT), (True, "^", DIRECT_ABOVE)):
             members = [each for each in fast if (direct_rate(each) > peak) == is_above]
             if members:
-                tone = {"facecolors": "none", "edgecolors": self.theme.text, "linewidths": 0.9, "clip_on": False}
+                tone: dict[str, Any] = {
+                    "facecolors": "none",
+                    "edgecolors": self.theme.text,
+                    "linewidths": 0.9,
+                    "clip_on": False,
+                }
                 drawn.append(
                     self.axes.scatter(
                         [each.operational_intensity for each in members],

@@ -1,4 +1,4 @@
-"""`Sheet`: a figure in the making: its size in inches, title, caption, axes, and labels that do not cover each other."""
+"""`Sheet`: a figure in the making: its size in inches, title, caption, axes, labels that do not cover each other."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Sheet:
         self._foot = LINE_INCHES * len(lines) + 0.1
         self.height = height + TITLE_INCHES + self._foot
         self.figure = Figure(figsize=(WIDTH, self.height), dpi=72)
-        FigureCanvasAgg(self.figure)
+        self._canvas = FigureCanvasAgg(self.figure)
         self.figure.patch.set_visible(False)
         self._words(0.1, self.height - 0.22, self.title, size=11, color=theme.text, fontweight="bold")
         for number, line in enumerate(lines):
@@ -123,7 +123,7 @@ class Sheet:
 
     def boxes(self, artists: Iterable[Any]) -> list[Bbox]:
         """What artists cover, in pixels of the figure."""
-        renderer = self.figure.canvas.get_renderer()
+        renderer = self._canvas.get_renderer()
         return [artist.get_window_extent(renderer) for artist in artists]
 
     def drawing(self, description: str) -> Drawing:
@@ -137,7 +137,8 @@ class Sheet:
         Args:
             labels: x, y, text. taken: what must not be covered, in pixels; labels that are written are added.
         """
-        frame = axes.get_window_extent(self.figure.canvas.get_renderer())
+        renderer = self._canvas.get_renderer()
+        frame = axes.get_window_extent(renderer)
         written: list[Any] = []
         for x, y, text in labels:
             if len(written) >= most:
@@ -157,8 +158,8 @@ class Sheet:
                     if math.hypot(dx, dy) > 15
                     else None,
                 )
-                box = label.get_window_extent(self.figure.canvas.get_renderer())
-                words = _Text(label, self.figure).box
+                box = label.get_window_extent(renderer)
+                words = _words_of(label, renderer)
                 inside = frame.x0 <= words.x0 and words.x1 <= frame.x1 and frame.y0 <= words.y0 and words.y1 <= frame.y1
                 if inside and not any(words.overlaps(other) for other in taken):
                     written.append(label)
@@ -176,14 +177,12 @@ _OFFSETS = [
 ]
 
 
-class _Text:
-    """The words of an annotation without its line."""
+def _words_of(label: Any, renderer: Any) -> Bbox:
+    """What an annotation covers without its line."""
+    from matplotlib.text import Text
 
-    def __init__(self, label: Any, figure: Any) -> None:
-        from matplotlib.text import Text
-
-        label.update_positions(figure.canvas.get_renderer())
-        self.box = Text.get_window_extent(label, figure.canvas.get_renderer())
+    label.update_positions(renderer)
+    return Text.get_window_extent(label, renderer)
 
 
 def log_ticks(low: float, high: float, most: int = 9) -> list[float]:

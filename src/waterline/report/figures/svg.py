@@ -1,4 +1,4 @@
-"""matplotlib's SVG made fit for a page: small, the same each time, styled by attributes, with words for screen readers."""
+"""matplotlib's SVG made fit for a page: small, always the same, styled by attributes, with words to be read aloud."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The waterline of a network: what each layer may reach, what it reaches, and the line that all of them together may."""
+"""The waterline of a network: what each layer may reach, what it reaches, and the line that all together may reach."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from waterline.analysis import Analysis, BlockAnalysis, LayerAnalysis
+from waterline.analysis import Analysis, LayerAnalysis
 from waterline.errors import InvalidArgument
 from waterline.report.figures import theme as themes
 from waterline.report.figures.drawing import Drawing, drawing_settings
@@ -15,12 +15,13 @@ from waterline.report.figures.words import percent, short
 
 BY = ("flops", "time")
 PER = ("layer", "block")
-HEIGHT = 3.9
-LEFT, BOTTOM, RIGHT, TOP = 0.62, 1.15, 1.5, 0.5
-INCHES_A_LABEL = 0.15  # along the axis, of a name that stands upright
-INCHES_A_NUMBER = 0.24  # above the frame, upright as well
-LINE_GAP = 5.5  # of two names of lines, in % of the axis
-NAME_CHARACTERS = 18
+HEIGHT = 4.5
+LEFT, BOTTOM, RIGHT, TOP = 0.62, 0.5, 1.5, 1.4
+AXIS_INCHES = HEIGHT - BOTTOM - TOP
+NAME_INCHES = 0.24  # from one slanting name to the next
+MOST_NAMES = 12  # of layers that are not above the frame
+LINE_GAP = 100 * 0.17 / AXIS_INCHES  # of two names of lines, in % of the axis
+NAME_CHARACTERS = 21
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,14 @@ class _Bar:
 def waterline(
     analysis: Analysis, by: str = "flops", *, per: str = "layer", theme: str = "light", commit: str | None = None
 ) -> Drawing:
-    """A bar for each layer, in the order they run: what it may attain as an outline, what it achieves filled.
+    """A bar for each layer, in the order they run: a mark at what it may attain, filled up to what it achieves.
 
-    Widths are operations (`by="flops"`: the mean height of the filled bars is not the network's efficiency, whose terms
-    are weighed by time) or time (`by="time"`: the filled area is the network's computational efficiency, and layers
-    without operations are gaps in it). What is achieved above 100 % is cut and printed above. The waterline crosses, and
-    dashed the one with every block fused.
+    Widths are operations (`by="flops"`) or time (`by="time"`: the mean height of the bars is then the network's
+    computational efficiency, and layers without operations are gaps). What is achieved above 100 % is cut and printed
+    above the frame. The waterline crosses, and dashed the one with every block fused.
 
     Args:
-        per: "layer", or "block", whose outlines show, dashed, what one kernel a block may attain.
+        per: "layer", or "block", where a second mark is at what one kernel for the block may attain.
         commit: None for that of this working tree.
 
     Raises:
@@ -66,22 +66,15 @@ def waterline(
 def _bars(analysis: Analysis, by: str, per: str) -> list[_Bar]:
     bars: list[_Bar] = []
     begin = 0.0
-    each: LayerAnalysis | BlockAnalysis
     for each in analysis.layers if per == "layer" else analysis.blocks:
         width = each.flops / 1e9 if by == "flops" else each.time_ns / 1e6
         if width > 0:
-            is_block = isinstance(each, BlockAnalysis)
-            bars.append(
-                _Bar(
-                    each.name,
-                    "" if is_block else each.algorithm,
-                    begin,
-                    width,
-                    each.attainable_efficiency,
-                    each.computational_efficiency,
-                    each.fused_attainable_efficiency if is_block and len(each.layers) > 1 else None,
-                )
-            )
+            limits = (each.attainable_efficiency, each.computational_efficiency)
+            if isinstance(each, LayerAnalysis):
+                bars.append(_Bar(each.name, each.algorithm, begin, width, *limits))
+            else:
+                fused = each.fused_attainable_efficiency if len(each.layers) > 1 else None
+                bars.append(_Bar(each.name, "", begin, width, *limits, fused))
         begin += width
     return bars
 
@@ -98,17 +91,19 @@ class _Waterline:
         axes.set(xlim=(0, end), ylim=(0, 100), ylabel="efficiency, % of peak")
         axes.set_yticks(range(0, 101, 20))
         unit = "GFLOP of the direct algorithm" if by == "flops" else "ms"
-        axes.set_xlabel(f"{'operations' if by == 'flops' else 'time'} so far, {unit}")
+        axes.set_xlabel(f"{'operations' if by == 'flops' else 'time'} from the first layer on, {unit}")
         handles = self._draw_bars(bars, per)
         self._lines(analysis)
-        self._numbers_above(bars, end)
         self._names(bars, end)
-        self.sheet.legend(axes, list(handles.values()), list(handles), bbox_to_anchor=(0, 1.06))
+        self.sheet.legend(
+            axes, list(handles.values()), list(handles), bbox_to_anchor=(0, 1 + (TOP - 0.3) / AXIS_INCHES)
+        )
         return self.sheet.drawing(_description(analysis, bars, by, per))
 
     def _draw_bars(self, bars: list[_Bar], per: str) -> dict[str, Any]:
         """Legend's entries."""
         axes, theme = self.axes, self.theme
+        scale = (WIDTH - LEFT - RIGHT) / axes.get_xlim()[1]
         handles: dict[str, Any] = {}
         groups = themes.families([bar.algorithm for bar in bars]) if per == "layer" else ["block"]
         for group in groups:
@@ -120,25 +115,32 @@ class _Waterline:
                 [bar.begin for bar in members],
                 [100 * min(1.0, bar.achieved) for bar in members],
                 [bar.width for bar in members],
-                align="edge", color=tone, linewidth=0.4, edgecolor=theme.surface, label=group,
+                align="edge", color=tone, edgecolor=theme.surface, label=group,
+                linewidth=[0.4 if bar.width * scale > 0.06 else 0.0 for bar in members],
             )  # fmt: skip
         limits: list[tuple[str, list[tuple[_Bar, float]], Any]] = [
             ("attainable", [(bar, bar.attainable) for bar in bars if bar.attainable], "-"),
-            ("attainable, fused", [(bar, bar.fused) for bar in bars if bar.fused], (0, (2, 1.5))),
+            ("attainable, fused", [(bar, bar.fused) for bar in bars if bar.fused], (0, (2, 1.2))),
         ]
-        for label, members_heights, dashes in limits:
-            if members_heights:
-                handles[label] = axes.bar(
-                    [bar.begin for bar, _ in members_heights],
-                    [100 * height for _, height in members_heights],
-                    [bar.width for bar, _ in members_heights],
-                    align="edge", fill=False, linewidth=0.8, linestyle=dashes, edgecolor=theme.text, label=label,
+        for label, marked, dashes in limits:
+            if marked:
+                heights = [100 * height for _, height in marked]
+                begins = [bar.begin for bar, _ in marked]
+                ends = [bar.begin + bar.width for bar, _ in marked]
+                if dashes == "-":
+                    axes.bar(
+                        begins, heights, [bar.width for bar, _ in marked],
+                        align="edge", color=theme.faint, linewidth=0, zorder=0.5, label="room",
+                    )  # fmt: skip
+                handles[label] = axes.hlines(
+                    heights, begins, ends, color=theme.text, linewidth=1.1, linestyle=dashes, zorder=3, label=label,
+                    clip_on=False,
                 )  # fmt: skip
         idle = [bar for bar in bars if not bar.attainable]
         if idle:
             handles["no operations"] = axes.bar(
                 [bar.begin for bar in idle], [100] * len(idle), [bar.width for bar in idle],
-                align="edge", color=theme.line, alpha=0.5, linewidth=0, label="no operations", zorder=0,
+                align="edge", color=theme.line, alpha=0.55, linewidth=0, label="no operations", zorder=0,
             )  # fmt: skip
         return handles
 
@@ -151,7 +153,7 @@ class _Waterline:
             ("blocks fused", analysis.fused_waterline, self.theme.accent, (0, (3, 2))),
             ("achieved", analysis.computational_efficiency, self.theme.text, (0, (1, 1.5))),
         ]
-        place = 106.0
+        place = 100.0 + LINE_GAP
         for name, value, tone, dashes in sorted(lines, key=lambda line: -line[1]):
             height = 100 * min(1.0, value)
             self.axes.axhline(height, color=tone, linewidth=1.6, linestyle=dashes, clip_on=False, label=name, zorder=4)
@@ -163,32 +165,25 @@ class _Waterline:
                 arrowprops={"arrowstyle": "-", "color": tone, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
             )  # fmt: skip
 
-    def _numbers_above(self, bars: list[_Bar], end: float) -> None:
-        for bar in self._with_room([bar for bar in bars if bar.achieved > 1], end, INCHES_A_NUMBER):
-            self.axes.annotate(
-                percent(bar.achieved, 0), (bar.begin + bar.width / 2, 100), (0, 3), textcoords="offset points",
-                fontsize=SMALL - 0.5, color=self.theme.muted, ha="center", va="bottom", annotation_clip=False,
-            )  # fmt: skip
-
     def _names(self, bars: list[_Bar], end: float) -> None:
-        named = self._with_room(bars, end, INCHES_A_LABEL)
-        self.axes.set_xticks([0, end], ["0", f"{end:.3g}"])
-        for bar in named:
-            middle = bar.begin + bar.width / 2
-            self.axes.annotate(
-                short(bar.name, NAME_CHARACTERS), (middle, 0), (0, -4), textcoords="offset points", fontsize=SMALL - 0.5,
-                color=self.theme.muted, rotation=90, ha="center", va="top", annotation_clip=False,
-            )  # fmt: skip
-
-    def _with_room(self, bars: list[_Bar], end: float, inches: float) -> list[_Bar]:
-        """The widest of them, at least so far apart."""
+        """Of the widest layers, and what is achieved above 100 %, where there is room."""
         scale = (WIDTH - LEFT - RIGHT) / end
-        chosen: list[_Bar] = []
+        middles: list[float] = []
+        plain = 0
         for bar in sorted(bars, key=lambda bar: -bar.width):
             middle = bar.begin + bar.width / 2
-            if all(abs(middle - other.begin - other.width / 2) * scale >= inches for other in chosen):
-                chosen.append(bar)
-        return chosen
+            is_above = bar.achieved > 1
+            if (plain == MOST_NAMES and not is_above) or any(abs(middle - x) * scale < NAME_INCHES for x in middles):
+                continue
+            middles.append(middle)
+            plain += not is_above
+            name = short(bar.name, NAME_CHARACTERS - 6 * is_above)
+            self.axes.annotate(
+                f"{percent(bar.achieved, 0)} {name}" if is_above else name, (middle, 100), (0, 4),
+                textcoords="offset points", fontsize=SMALL - 0.5,
+                color=self.theme.text if is_above else self.theme.muted,
+                rotation=42, rotation_mode="anchor", ha="left", va="bottom", annotation_clip=False,
+            )  # fmt: skip
 
 
 def _description(analysis: Analysis, bars: list[_Bar], by: str, per: str) -> str:

@@ -20,7 +20,7 @@ def short(name: str, most: int) -> str:
     name = clean(name)
     if len(name) <= most:
         return name
-    head = (most - 1) // 3
+    head = (most - 1) // 2
     tail = name[len(name) - (most - 1 - head) :]
     return name[:head].rstrip("./_ ") + _ELLIPSIS + tail.lstrip("./_ ")
 
