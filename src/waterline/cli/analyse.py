@@ -10,6 +10,7 @@ from waterline.analysis import Analysis
 from waterline.bench.workload import Workload
 from waterline.cli.common import add_engine, add_json, add_network, add_tuned, positive, seconds, tuned_options
 from waterline.errors import InvalidArgument
+from waterline.report import figures
 from waterline.report.analysis_tables import block_table, layer_table
 
 LAYERS = 15
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--predicted", action="store_true", help="from the plan alone: nothing is compiled or run")
     parser.add_argument("--seconds", type=seconds, metavar="S", help="time to measure (default: 2)")
+    parser.add_argument("--figures", metavar="FOLDER", help="also draw the analysis, as SVG files in this folder")
     count = parser.add_mutually_exclusive_group()
     count.add_argument(
         "--layers", type=positive, default=LAYERS, metavar="N", help=f"show so many, worst first (default: {LAYERS})"
@@ -37,9 +39,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     analysis = _analysis(arguments)
+    _print(analysis, arguments)
+    if arguments.figures is not None:
+        for path in figures.save_all(analysis, arguments.figures):
+            print(path, file=sys.stderr)
+    return 0
+
+
+def _print(analysis: Analysis, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(analysis.to_json())
-        return 0
+        return
     tables = (layer_table(analysis, None if arguments.all else arguments.layers), block_table(analysis))
     if arguments.markdown:
         print("\n".join(f"* {line}" for line in analysis.summary()))
@@ -51,7 +61,6 @@ def execute(arguments: argparse.Namespace) -> int:
             print(table.to_markdown())
         else:
             table.print(sys.stdout)
-    return 0
 
 
 def _analysis(arguments: argparse.Namespace) -> Analysis:
