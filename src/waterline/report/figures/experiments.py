@@ -130,7 +130,7 @@ def ratio_rows(
     """A ratio for each layer as a horizontal bar that begins at 1, on a logarithmic axis, with the groups' means.
 
     Args:
-        quantity: what the axis is, for instance "time of im2col / time of indirect"; above 1 is in favour of the latter.
+        quantity: what the axis is, for instance "time of im2col / time of indirect"; above 1 favours the latter.
 
     Raises:
         InvalidArgument: a ratio that is not positive, no such theme, or no matplotlib.
@@ -182,9 +182,9 @@ def _ratio_axes(
         places, [row.ratio - 1 for row in rows], 0.66, left=1,
         color=[theme.hues[0] if row.ratio >= 1 else theme.hues[1] for row in rows], linewidth=0, label="ratio",
     )  # fmt: skip
-    spread = [(place, row) for place, row in zip(places, rows, strict=True) if row.low and row.high]
+    spread = [(place, row.low, row.high) for place, row in zip(places, rows, strict=True) if row.low and row.high]
     axes.hlines(
-        [place for place, _ in spread], [row.low for _, row in spread], [row.high for _, row in spread],
+        [place for place, _, _ in spread], [low for _, low, _ in spread], [high for _, _, high in spread],
         color=theme.text, linewidth=0.9, label="spread",
     )  # fmt: skip
     axes.axvline(1, color=theme.text, linewidth=1)
@@ -222,7 +222,7 @@ def _mean(rows: Sequence[RatioRow]) -> float:
 
 
 def by_batch(rows: Sequence[BatchRow], source: Source, *, name: str, title: str, theme: str = "light") -> Drawing:
-    """Efficiency by batch, a line a series. Above 100 % of peak is a shaded band: fast algorithms execute fewer operations.
+    """Efficiency by batch, a line a series. Above 100 % of peak is a shaded band, for algorithms that execute less.
 
     Raises:
         InvalidArgument: a batch or an efficiency that is not a positive number, no such theme, or no matplotlib.

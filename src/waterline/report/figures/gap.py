@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from waterline.errors import InvalidArgument
 from waterline.report.figures import theme as themes
@@ -12,10 +13,13 @@ from waterline.report.figures.points import GapPoint
 from waterline.report.figures.sheet import SMALL, Sheet, Source, log_ticks
 from waterline.report.figures.words import milliseconds, percent, quantity, short
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
 VALUES = {"complexity": "complexity, GFLOP", "accuracy": "accuracy, %"}
 HEIGHT = 4.4
 LEFT, BOTTOM, RIGHT, TOP = 0.75, 0.5, 0.3, 0.36
-ROW_INCHES = 0.17
 
 
 def efficiency_gap(
@@ -40,7 +44,9 @@ def efficiency_gap(
                 f"{point.network!r} has no place on logarithmic axes: {point}", "pass positive, finite numbers"
             )
     with drawing_settings():
-        sheet = Sheet("efficiency-gap", f"Efficiency gap, by {value}", source, themes.named(theme), HEIGHT)
+        sheet = Sheet(
+            "efficiency-gap", "Efficiency gap: ideal and measured latency", source, themes.named(theme), HEIGHT
+        )
         _draw(sheet, points, value)
         return sheet.drawing(_description(points))
 
@@ -54,7 +60,7 @@ def _draw(sheet: Sheet, points: Sequence[GapPoint], value: str) -> None:
         [getattr(point, name) / 1e6 for point in ordered] for name in ("ideal_ns", "bound_ns", "time_ns")
     )
     axes.hlines(heights, ideal, time, color=theme.hues[0], linewidth=3.2, alpha=0.45, label="gap", zorder=2)
-    style = {"zorder": 3, "linestyle": "none", "clip_on": False}
+    style: dict[str, Any] = {"zorder": 3, "linestyle": "none", "clip_on": False}
     handles = [
         *axes.plot(ideal, heights, "o", mfc="none", mec=theme.text, ms=6.5, label="ideal", **style),
         *axes.plot(bound, heights, "|", mec=theme.accent, ms=11, mew=1.8, label="waterline", **style),
@@ -65,7 +71,7 @@ def _draw(sheet: Sheet, points: Sequence[GapPoint], value: str) -> None:
     _names(sheet, axes, ordered)
 
 
-def _scales(sheet: Sheet, axes, points: Sequence[GapPoint], value: str) -> None:  # type: ignore[no-untyped-def]
+def _scales(sheet: Sheet, axes: Axes, points: Sequence[GapPoint], value: str) -> None:
     times = [t / 1e6 for p in points for t in (p.ideal_ns, p.bound_ns, p.time_ns)] or [1.0]
     values = [point.value for point in points] or [1.0]
     low, high = min(times) / 1.25, max(times) * 2.6  # room for names
@@ -86,21 +92,25 @@ def _scales(sheet: Sheet, axes, points: Sequence[GapPoint], value: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _names(sheet: Sheet, axes, ordered: Sequence[GapPoint]) -> None:  # type: ignore[no-untyped-def]
-    """To the right of each bar, moved up where the one below is too near."""
-    gap = ROW_INCHES * 72
-    previous = -math.inf
+def _names(sheet: Sheet, axes: Axes, ordered: Sequence[GapPoint]) -> None:
+    """Beside each bar where there is room, else above its middle."""
+    taken = [_cover(axes, point) for point in ordered]
     for point in ordered:
         right = max(point.time_ns, point.bound_ns, point.ideal_ns) / 1e6
-        height = axes.transData.transform((right, point.value))[1]
-        place = max(height, previous + gap)
-        previous = place
-        axes.annotate(
-            f"{short(point.network, 28)} {percent(_efficiency(point))}", (right, point.value),
-            (12, (place - height)), textcoords="offset points", fontsize=SMALL, color=sheet.theme.text,
-            ha="left", va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": sheet.theme.muted, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 5},
-        )  # fmt: skip
+        text = f"{short(point.network, 28)} {percent(_efficiency(point))}"
+        if not sheet.label_points(axes, [(right, point.value, text)], taken, 1):
+            axes.annotate(
+                text, (right, point.value), (7, 7), textcoords="offset points", fontsize=SMALL, color=sheet.theme.text
+            )
+
+
+def _cover(axes: Axes, point: GapPoint) -> Bbox:
+    """What a network's bar and markers cover, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    times = [time_ns / 1e6 for time_ns in (point.ideal_ns, point.bound_ns, point.time_ns)]
+    (left, height), (right, _) = axes.transData.transform([(min(times), point.value), (max(times), point.value)])
+    return Bbox.from_extents(left - 4, height - 5, right + 4, height + 5)
 
 
 def _efficiency(point: GapPoint) -> float:

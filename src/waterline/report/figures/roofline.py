@@ -178,10 +178,11 @@ class _Roofline:
             sizes = [_area(each, analysis) for each in members]
             drawn.append(
                 self.axes.scatter(
-                    x, [executed_rate(each) / 1e9 for each in members], sizes, colour, marker, label=name, **style
+                    x, [executed_rate(each) / 1e9 for each in members], s=sizes, c=colour, marker=marker, label=name,
+                    **style,
                 )
-            )
-            handles[name] = self.axes.scatter([], [], 40, colour, marker)
+            )  # fmt: skip
+            handles[name] = self.axes.scatter([], [], s=40, c=colour, marker=marker)
         fast = [each for each in layers if direct_rate(each) > 1.02 * executed_rate(each)]
         peak = analysis.peak_flops_per_s
         if fast:
