@@ -19,8 +19,11 @@ from waterline.frontends.onnx import (
     resize,
     shapes,
 )
+from waterline.report import results
 
 FOLDER = Path(__file__).parent
+RECORDS, LAYERS = FOLDER.parent / "benchmarks" / "records", FOLDER.parent / "benchmarks" / "layers"
+README = "../README.md"
 
 # Families of operators in the order of the page: heading -> the module whose table they are in.
 FAMILIES: dict[str, ModuleType] = {
@@ -122,10 +125,36 @@ def _family(converter: Callable) -> str:
     return module.__name__.rpartition(".")[2]
 
 
-PAGES: dict[str, Callable[[], str]] = {"operators.md": operators_page}
+# ---- results ------------------------------------------------------------------------------------------------------
+RESULTS = """\
+# Results
+
+<!-- Written by docs/generate.py from the records; the texts are in docs/results-texts.md. -->
+"""
+BEGIN, END = "<!-- Written by docs/generate.py from the records: -->", "<!-- End of what it writes. -->"
+
+
+def results_page() -> str:
+    """docs/results.md."""
+    texts = results.read_texts(FOLDER / "results-texts.md")
+    return RESULTS + "\n" + results.page(results.read(RECORDS), LAYERS, texts, FOLDER / "figures")
+
+
+def readme() -> str:
+    """README.md, whose table of networks is written and the rest kept."""
+    text = (FOLDER / README).read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md has no place for its table, between {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n\n{results.networks_block(results.read(RECORDS))}\n\n{END}{after}"
+
+
+# page, relative to this folder -> its text
+PAGES: dict[str, Callable[[], str]] = {"operators.md": operators_page, "results.md": results_page, README: readme}
 
 
 if __name__ == "__main__":
     for page, write in PAGES.items():
         (FOLDER / page).write_text(write(), encoding="utf-8")
-        print(f"wrote docs/{page}")
+        print(f"wrote {(FOLDER / page).resolve().relative_to(FOLDER.resolve().parent)}")

@@ -1,0 +1,6 @@
+"""The page of results, written from the records: docs/generate.py calls it."""
+
+from waterline.report.results.page import networks_block, page, read_texts
+from waterline.report.results.runs import read
+
+__all__ = ["networks_block", "page", "read", "read_texts"]
