@@ -111,7 +111,7 @@ def test_an_operator_takes_its_bytes_at_the_bandwidth_of_the_level():
     for made, level in ((small, "l2"), (large, "l3")):
         step = next(each for each in made.steps if isinstance(each.op, Pool))
         moved = 4 * (step.inputs[0].view.elems + step.outputs[0].view.elems)
-        expected = PASSES[Pool] * 1e9 * moved / MEASURED.bytes_per_s(level, 8)
+        expected = PASSES.get(Pool, 1.0) * 1e9 * moved / MEASURED.bytes_per_s(level, 8)
         assert expected < Predictor(made, MEASURED, 8)(step).time_ns < expected + 1e4
 
 

@@ -25,11 +25,9 @@ BARRIER_NS = 1200.0
 # Of a core's second-level cache, what a step may fill and still find there what the step before has left.
 L2_SHARE = 0.5
 
-# How often an operator goes over its bytes; those that are not here do it once. A window reads most elements more than
-# once, a normalisation reads for the sums first; exponentials cost time at the rate of about as many passes.
+# How often an operator goes over its bytes; those that are not here do it once. A normalisation reads for sums first;
+# exponentials cost time at the rate of about as many passes.
 PASSES: Mapping[type[ops.Op], float] = {
-    ops.Pool: 3.0,
-    ops.AdaptivePool: 1.6,
     ops.LayerNorm: 1.5,
     ops.GroupNorm: 2.0,
     ops.LocalResponseNorm: 4.0,
@@ -37,8 +35,9 @@ PASSES: Mapping[type[ops.Op], float] = {
     ops.Unary: 1.5,
     ops.Resize: 2.0,
 }
-# The same where the output lies in another order than the input, as behind the caller's NCHW: no vector is read whole.
-REORDERING_PASSES = 8.0
+# The same where the output lies in another order than the input, as behind the caller's NCHW, which comes from the last
+# level: no vector is read whole.
+REORDERING_PASSES = 2.5
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ class Predictor:
     def _moving_ns(self, step: Step) -> float:
         machine = self._machine
         moved = step_bytes(step)
-        if moved <= L2_SHARE * machine.l2_bytes * machine.cores:
+        is_near = moved <= L2_SHARE * machine.l2_bytes * machine.cores and not is_reordering(step)
+        if is_near:
             level = "l2"
         else:
             level = "l3" if moved <= machine.l3_bytes else "dram"
@@ -85,9 +85,13 @@ class Predictor:
 
 def _passes(step: Step) -> float:
     passes = PASSES.get(type(step.op), 1.0)
+    return max(passes, REORDERING_PASSES) if is_reordering(step) else passes
+
+
+def is_reordering(step: Step) -> bool:
+    """Whether the elements of the output lie in another order than those of the input."""
     x, y = step.inputs[0].view, step.outputs[0].view
-    is_in_place = isinstance(step.op, ops.Pad | Copy) or x.shape == y.shape
-    return max(passes, REORDERING_PASSES) if is_in_place and _order(x) != _order(y) else passes
+    return (isinstance(step.op, ops.Pad | Copy) or x.shape == y.shape) and _order(x) != _order(y)
 
 
 def _order(view: TensorView) -> list[int]:
