@@ -17,6 +17,7 @@ from waterline.bench.experiments.one_layer import Calls, efficiencies, in_rounds
 from waterline.bench.timing import Protocol, Timing
 from waterline.errors import InvalidArgument
 from waterline.machine import Bandwidth
+from waterline.report import experiment_figures
 from waterline.report.experiments import tables
 from waterline.spec import ConvSpec
 
@@ -182,3 +183,19 @@ def test_the_table() -> None:
     assert "1 of 2 reach maxDNN's share of peak, 2 are above cuDNN's" in notes
     assert "Furthest below the paper: overfeat L5, batch 16, 90.0 % against 96.3 %." in notes
     assert "overfeat L1, batch 16, 80.0 % against 70.3 %: its kernel computes 64 filters at a time" in notes
+
+
+def test_the_figure_shows_the_last_record_of_each() -> None:
+    first, *_, last = layers.distinct("overfeat")
+    rows = [_record("overfeat", first, 1, 0.5), _record("overfeat", last, 16, 0.9), _record("overfeat", last, 1, 0.1)]
+    rows += [_record("overfeat", last, 1, 0.4), _record("overfeat", last, 1, 0.99, PEER)]
+    for row in rows:
+        row |= {"machine": {"name": "a machine"}, "commit": "abc"}
+    drawing = experiment_figures.figure(rows)
+    assert drawing is not None
+    assert "batch 1 from 40.0 % to 50.0 % of peak" in drawing.description
+    assert "batch 16 from 90.0 % to 90.0 % of peak" in drawing.description
+    assert "a machine" in drawing.caption
+    for word in ("L1", "L5", "maxDNN, batch 128"):
+        assert word in drawing.svg()
+    assert experiment_figures.figure([]) is None

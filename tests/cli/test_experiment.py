@@ -32,17 +32,32 @@ def test_accuracy(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_speed(call, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
-    words = ["--speed-only", "--network", "squeezenet1_0", "--image-size", "32", "--batch", "1,2", "--threads", "1"]
+    figure = tmp_path / "figure.svg"
+    words = [
+        "--speed-only",
+        "--figure",
+        figure,
+        "--network",
+        "squeezenet1_0",
+        "--image-size",
+        "32",
+        "--batch",
+        "1,2",
+        "--threads",
+        "1",
+    ]
     result = call("experiment", "winograd", *words, "--seconds", "0.05", "--json", path)
     assert result.returncode == 0, result.stderr
     assert "its 26 convolutions" in result.stdout
     assert {record["batch"] for record in records.read(path)} == {1, 2}
+    assert "The convolutions of squeezenet1_0 by batch" in figure.read_text(encoding="utf-8")
 
 
 def test_indirect(call, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     words = ["--network", "squeezenet1_0,resnet18", "--image-size", "32", "--copies", "2", "--seconds", "0.01"]
-    result = call("experiment", "indirect", *words, "--json", path)
+    figure = tmp_path / "figure.svg"
+    result = call("experiment", "indirect", *words, "--json", path, "--figure", figure)
     assert result.returncode == 0, result.stderr
     for word in (
         "1x1 stride 1",
@@ -57,10 +72,14 @@ def test_indirect(call, tmp_path: Path) -> None:
     assert {record["protocol"] for record in found} == {"experiment indirect: memory", "experiment indirect: time"}
     assert {record["threads"] for record in found if "threads" in record} == {1}
     assert all(record["machine"] and record["date"] for record in found)
+    assert "larger filters" in figure.read_text(encoding="utf-8")
 
 
-def test_memory_alone(call) -> None:
-    result = call("experiment", "indirect", "--memory-only", "--markdown")
+def test_memory_alone(call, tmp_path: Path) -> None:
+    figure = tmp_path / "figure.svg"
+    result = call("experiment", "indirect", "--memory-only", "--markdown", "--figure", figure)
+    assert "figure.svg is not drawn: nothing was timed" in result.stderr
+    assert not figure.exists()
     assert result.returncode == 0, result.stderr
     assert (
         "| resnet18 layer1.0.conv1 | 64x56x56 3x3 -> 64 | larger filters | 9 | 110.2 | 7056.0 | 64.0 |" in result.stdout
@@ -93,6 +112,8 @@ def test_maxdnn(call, tmp_path: Path) -> None:
         (["indirect", "--batch", "4"], "the experiment indirect has no option --batch", "it has --network"),
         (["maxdnn", "--seeds", "2"], "the experiment maxdnn has no option --seeds", "it has --batch"),
         (["maxdnn", "--network", "mobilenet_v2"], "has 32 groups", "the paper's networks are alexnet"),
+        (["maxdnn", "--figure", "x.gif"], "does not end with the suffix of a figure", "use .svg, .png, .pdf"),
+        (["maxdnn", "--figure", "/nowhere/x.svg"], "/nowhere/x.svg: No such file", "check the path"),
         (["maxdnn", "--threads", "99"], "99 threads on", "use at most"),
         (["maxdnn", "--image-size", "8"], "takes images of at least", "its own size is"),
     ],

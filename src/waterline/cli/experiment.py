@@ -13,7 +13,8 @@ from waterline.bench.experiments import EXPERIMENTS, find
 from waterline.bench.records import Record
 from waterline.cli.common import Progress, check_writable, list_of, positive, seconds
 from waterline.errors import InvalidArgument
-from waterline.report import experiments
+from waterline.report import experiment_figures, experiments
+from waterline.report.figures.drawing import SUFFIXES, drawing_settings
 
 
 class _Options:
@@ -78,6 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=list_of(positive), metavar="N,..", help="default: see the experiment")
     parser.add_argument("--seconds", type=seconds, default=3.0, metavar="S", help="for each comparison (default: 3)")
     parser.add_argument("--json", metavar="FILE", help="add the records to a file of JSON lines, as they are measured")
+    parser.add_argument("--figure", metavar="FILE", help="draw the experiment's figure (.svg, .png or .pdf)")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     options = _Options(parser)
     for name in EXPERIMENTS:
@@ -89,6 +91,8 @@ def execute(arguments: argparse.Namespace) -> int:
     experiment = find(arguments.name)
     arguments.complete(arguments)
     check_writable(arguments.json)
+    if arguments.figure:
+        check_figure(arguments.figure)
     progress = Progress()
     found: list[Record] = []
     for measured in experiment.measure(arguments, environment.machine(), progress):
@@ -103,4 +107,26 @@ def execute(arguments: argparse.Namespace) -> int:
             print(table.to_markdown())
         else:
             table.print(sys.stdout)
+    if arguments.figure:
+        drawing = experiment_figures.figure(found)
+        if drawing is None:
+            progress.say(f"{arguments.figure} is not drawn: nothing was timed")
+        else:
+            drawing.save(arguments.figure)
     return 0
+
+
+def check_figure(path: str) -> None:
+    """Find out before the measurement whether the figure can be drawn and written.
+
+    Raises:
+        InvalidArgument: no such format, or no matplotlib. OSError: the file cannot be written.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InvalidArgument(f"{path!r} does not end with the suffix of a figure", f"use {', '.join(SUFFIXES)}")
+    with drawing_settings():
+        pass
+    is_new = not Path(path).exists()
+    check_writable(path)
+    if is_new:
+        Path(path).unlink()
