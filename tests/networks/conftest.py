@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if "slow" not in config.getoption("markexpr"):
-        skip = pytest.mark.skip(reason="runs with -m slow")
+        skip = pytest.mark.skip(reason="whole libraries of networks, which take long: `make networks`")
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(skip)
