@@ -17,7 +17,6 @@ from waterline.report.figures.words import clean, percent, short
 LEFT, RIGHT = 0.62, 0.25
 PANEL_INCHES, NAMES_INCHES, GROUP_INCHES = 1.35, 0.62, 0.28  # of a panel: its bars, the layers' names, its own name
 ROW_INCHES = 0.19
-MOST_NUMBERS = 60  # bars in a panel that still have room for theirs
 
 
 def efficiency_bars(
@@ -57,13 +56,7 @@ def efficiency_bars(
             )  # fmt: skip
             if number == 0:
                 first = axes
-        sheet.legend(
-            first,
-            list(handles.values()),
-            list(handles),
-            loc="lower right",
-            bbox_to_anchor=(1, 1.0 + 0.2 / PANEL_INCHES),
-        )
+        sheet.legend(first, handles, above=GROUP_INCHES)
         return sheet.drawing(f"{title}: {_summary_by_series(rows, series)}")
 
 

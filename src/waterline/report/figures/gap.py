@@ -66,8 +66,8 @@ def _draw(sheet: Sheet, points: Sequence[GapPoint], value: str) -> None:
         *axes.plot(bound, heights, "|", mec=theme.accent, ms=11, mew=1.8, label="waterline", **style),
         *axes.plot(time, heights, "o", color=theme.hues[0], ms=6.5, label="measured", **style),
     ]
-    names = ["ideal: 100 % of peak", "at the waterline", "measured"]
-    sheet.legend(axes, handles, names)
+    names = ("ideal: 100 % of peak", "at the waterline", "measured")
+    sheet.legend(axes, dict(zip(names, handles, strict=True)))
     _names(sheet, axes, ordered)
 
 

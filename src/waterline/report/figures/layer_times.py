@@ -134,7 +134,7 @@ def _draw(sheet: Sheet, rows: list[_Row], by: str, analysis: Analysis) -> None:
             textcoords="offset points", fontsize=SMALL, color=theme.muted, ha="left", va="center",
             annotation_clip=False,
         )  # fmt: skip
-    sheet.legend(axes, list(handles.values()), list(handles))
+    sheet.legend(axes, handles)
 
 
 def _order(rows: list[_Row], by: str) -> list[str]:

@@ -13,7 +13,7 @@ from waterline.report.figures.words import milliseconds, percent, quantity, shor
 
 LEVELS = {"l1": "L1", "l2": "L2", "l3": "L3", "dram": "memory"}
 HEIGHT = 4.5
-LEFT, BOTTOM, RIGHT, TOP = 0.75, 0.5, 0.75, 0.5
+LEFT, BOTTOM, RIGHT, TOP = 0.75, 0.5, 0.75, 0.56
 DIRECT, DIRECT_ABOVE = "counted as direct", "the same, above peak"
 MOST_LABELS = 5
 ABOVE_GAP_INCHES = 0.5  # between two numbers above the frame
@@ -70,7 +70,7 @@ class _Roofline:
         taken = boxes_of_points(points) + self._stems(layers, peak)
         taken += self._roofs(analysis, ridges, taken)
         above = self._numbers_above(layers, peak)
-        self.sheet.legend(self.axes, list(handles.values()), list(handles), bbox_to_anchor=(0, 1.055))
+        self.sheet.legend(self.axes, handles, above=0.24)
         self._labels(layers, taken)
         return self.sheet.drawing(_description(analysis, layers, above))
 

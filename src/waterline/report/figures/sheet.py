@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from waterline.bench import records
 from waterline.report.figures.drawing import Drawing
 from waterline.report.figures.theme import Theme
-from waterline.report.figures.words import clean, threads_of, wrapped
+from waterline.report.figures.words import clean, short, threads_of, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,23 +103,21 @@ class Sheet:
         for axis in (axes.xaxis, axes.yaxis):
             axis.label.set(color=self.theme.text, fontsize=9)
 
-    def legend(self, axes: Axes, handles: Sequence[Any], labels: Sequence[str], **where: Any) -> Any:
-        """In one row below the title, unless `where` says otherwise."""
-        style: dict[str, Any] = {
-            "loc": "lower left",
-            "bbox_to_anchor": (0, 1.0),
-            "ncols": max(1, len(handles)),
-            "frameon": False,
-            "fontsize": SMALL + 0.5,
-            "labelcolor": self.theme.text,
-            "borderaxespad": 0.3,
-            "borderpad": 0.0,
-            "columnspacing": 1.3,
-            "handletextpad": 0.45,
-            "handlelength": 1.3,
-        }
+    def legend(self, axes: Axes, handles: Mapping[str, Any], above: float = 0.0) -> None:
+        """Label -> artist in a row so many inches above the axes; in more rows where one is too wide."""
+        place = axes.get_position()
         # A leading underscore would hide the entry.
-        return axes.legend(handles, [" " + clean(label) for label in labels], **(style | where))
+        names = [" " + short(label, 40) for label in handles]
+        from_axes, from_edge = 0.0, -place.x0 / place.width
+        rows = [(from_edge, columns) for columns in range(len(handles), 0, -1)]
+        for left, columns in [(from_axes, max(1, len(handles))), *rows]:
+            legend = axes.legend(
+                list(handles.values()), names, loc="lower left", ncols=columns, frameon=False, fontsize=SMALL + 0.5,
+                bbox_to_anchor=(left, 1 + above / (place.height * self.height)), labelcolor=self.theme.text,
+                borderaxespad=0.3, borderpad=0, columnspacing=1.3, handletextpad=0.45, handlelength=1.3,
+            )  # fmt: skip
+            if self.boxes([legend])[0].x1 <= 72 * WIDTH:
+                break
 
     def boxes(self, artists: Iterable[Any]) -> list[Bbox]:
         """What artists cover, in pixels of the figure."""

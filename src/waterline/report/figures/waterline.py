@@ -18,10 +18,10 @@ PER = ("layer", "block")
 HEIGHT = 4.5
 LEFT, BOTTOM, RIGHT, TOP = 0.62, 0.5, 1.5, 1.4
 AXIS_INCHES = HEIGHT - BOTTOM - TOP
-NAME_INCHES = 0.24  # from one slanting name to the next
-MOST_NAMES = 12  # of layers that are not above the frame
+NAME_INCHES = 0.24  # from one slanting name to the next, with the share of a layer that is above the frame
+PLAIN_NAME_INCHES = 0.42  # the same of the others
 LINE_GAP = 100 * 0.17 / AXIS_INCHES  # of two names of lines, in % of the axis
-NAME_CHARACTERS = 21
+NAME_CHARACTERS = 23
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,7 @@ class _Waterline:
         handles = self._draw_bars(bars, per)
         self._lines(analysis)
         self._names(bars, end)
-        self.sheet.legend(
-            axes, list(handles.values()), list(handles), bbox_to_anchor=(0, 1 + (TOP - 0.3) / AXIS_INCHES)
-        )
+        self.sheet.legend(axes, handles, above=TOP - 0.3)
         return self.sheet.drawing(_description(analysis, bars, by, per))
 
     def _draw_bars(self, bars: list[_Bar], per: str) -> dict[str, Any]:
@@ -169,14 +167,13 @@ class _Waterline:
         """Of the widest layers, and what is achieved above 100 %, where there is room."""
         scale = (WIDTH - LEFT - RIGHT) / end
         middles: list[float] = []
-        plain = 0
         for bar in sorted(bars, key=lambda bar: -bar.width):
             middle = bar.begin + bar.width / 2
             is_above = bar.achieved > 1
-            if (plain == MOST_NAMES and not is_above) or any(abs(middle - x) * scale < NAME_INCHES for x in middles):
+            gap = NAME_INCHES if is_above else PLAIN_NAME_INCHES
+            if any(abs(middle - other) * scale < gap for other in middles):
                 continue
             middles.append(middle)
-            plain += not is_above
             name = short(bar.name, NAME_CHARACTERS - 6 * is_above)
             self.axes.annotate(
                 f"{percent(bar.achieved, 0)} {name}" if is_above else name, (middle, 100), (0, 4),
