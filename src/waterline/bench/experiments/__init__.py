@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "winograd": "Lavin and Gray (2015): accuracy on VGG's layers, and VGG-E by batch",
     "indirect": "Dukhan (2019): the indirect convolution against im2col, time and memory",
     "maxdnn": "Lavin (2015): computational efficiency of AlexNet's, Overfeat's and VGG's layers by batch",
+    "efficiency": "Lavin (2024): complexity, efficiency, latency and waterline of whole networks",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waterline.bench.records import Record
-from waterline.report.experiments import indirect, maxdnn, winograd
+from waterline.report.experiments import efficiency, indirect, maxdnn, winograd
 from waterline.report.tables import Table
 
 # protocol -> the table, or the tables, of its records. Each module has `TABLES` of its own protocols.
@@ -13,6 +13,7 @@ _TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {
     **winograd.TABLES,
     **indirect.TABLES,
     **maxdnn.TABLES,
+    **efficiency.TABLES,
 }
 
 
