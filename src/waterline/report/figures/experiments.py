@@ -164,7 +164,7 @@ def _ratio_axes(
     rows = [row for members in groups.values() for row in members]
     extremes = [edge for row in rows for edge in (row.ratio, row.low, row.high) if edge]
     low, high = min([0.8, *(x / 1.1 for x in extremes)]), max([1.25, *(x * 1.1 for x in extremes)])
-    axes.set(xscale="log", xlim=(low, high), ylim=(max([*places, 1.0]) + 0.7, -0.7), xlabel=quantity)
+    axes.set(xscale="log", xlim=(low, high), ylim=(max([*places, 1.0]) + 0.7, -0.7), xlabel=clean(quantity))
     ticks = _ratio_ticks(low, high)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)

@@ -113,32 +113,36 @@ class _Roofline:
             axes.plot([begin, ridge], [begin * rate, top], color=tone, linewidth=1.6 if is_memory else 0.9, label=level)
             axes.plot([ridge, ridge], [floor, top], color=tone, linewidth=0.6, linestyle=(0, (1, 3)))
             lines += self._along([begin, ridge], [begin * rate, top])
+            name = f"{LEVELS.get(level, level)} {quantity(rate)} GB/s"
+            on_roof = self._word_on_roof(name, begin, ridge, rate, tone, points)
+            words += on_roof
             words.append(
                 axes.text(
-                    ridge * 1.02, floor * 1.06, f"ridge {quantity(ridge)}", fontsize=SMALL, color=tone, rotation=90,
-                    rotation_mode="anchor", ha="left", va="top",
+                    ridge * 1.02, floor * 1.06, f"ridge {quantity(ridge)}" + ("" if on_roof else f", {name}"),
+                    fontsize=SMALL, color=tone, rotation=90, rotation_mode="anchor", ha="left", va="top",
                 )
             )  # fmt: skip
-            name = f"{LEVELS.get(level, level)} {quantity(rate)} GB/s"
-            words += self._word_on_roof(name, begin, ridge, rate, tone, points)
         return lines + self.sheet.boxes(words)
 
     def _word_on_roof(
         self, text: str, begin: float, end: float, rate: float, tone: str, points: list[Any]
     ) -> list[Any]:
-        """Above the sloping line, where no point is; nowhere, if the line is too short for it."""
-        for share in (0.06, 0.25, 0.45, 0.62):
-            x = begin * (end / begin) ** share
-            label = self.axes.text(
-                x, x * rate * 1.04, text, fontsize=SMALL, color=tone, rotation=self._slope(), rotation_mode="anchor",
-                ha="left", va="bottom",
-            )  # fmt: skip
-            width = self.sheet.boxes([label])[0].width  # of what it covers, leaning
-            last = self.axes.transData.inverted().transform((self.axes.transData.transform((x, 1))[0] + width, 0))[0]
-            cover = self._along([x, last], [1.06 * x * rate, 1.06 * last * rate])
-            if last < end and not any(box.overlaps(point) for box in cover for point in points):
-                return [label]
-            label.remove()
+        """Above the sloping line or below it, where no point is; nowhere, if there is no such place."""
+        for side, align in ((1.04, "bottom"), (1 / 1.04, "top")):
+            for share in (0.06, 0.25, 0.45, 0.62):
+                x = begin * (end / begin) ** share
+                label = self.axes.text(
+                    x, x * rate * side, text, fontsize=SMALL, color=tone, rotation=self._slope(),
+                    rotation_mode="anchor", ha="left", va=align,
+                )  # fmt: skip
+                width = self.sheet.boxes([label])[0].width  # of what it covers, leaning
+                pixels = self.axes.transData
+                last = pixels.inverted().transform((pixels.transform((x, 1))[0] + width, 0))[0]
+                middle = rate * side**1.6
+                cover = self._along([x, last], [middle * x, middle * last])
+                if last < end and not any(box.overlaps(point) for box in cover for point in points):
+                    return [label]
+                label.remove()
         return []
 
     def _along(self, x: list[float], y: list[float]) -> list[Any]:

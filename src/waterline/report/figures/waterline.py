@@ -16,10 +16,11 @@ from waterline.report.figures.words import percent, short
 BY = ("flops", "time")
 PER = ("layer", "block")
 HEIGHT = 4.5
-LEFT, BOTTOM, RIGHT, TOP = 0.62, 0.5, 1.5, 1.4
+LEFT, BOTTOM, RIGHT, TOP = 0.62, 0.5, 1.62, 1.4
 AXIS_INCHES = HEIGHT - BOTTOM - TOP
 NAME_INCHES = 0.24  # from one slanting name to the next, with the share of a layer that is above the frame
 PLAIN_NAME_INCHES = 0.42  # the same of the others
+LEAST_INCHES = 0.05  # width of a bar that has a name
 LINE_GAP = 100 * 0.17 / AXIS_INCHES  # of two names of lines, in % of the axis
 NAME_CHARACTERS = 23
 
@@ -154,7 +155,10 @@ class _Waterline:
         place = 100.0 + LINE_GAP
         for name, value, tone, dashes in sorted(lines, key=lambda line: -line[1]):
             height = 100 * min(1.0, value)
-            self.axes.axhline(height, color=tone, linewidth=1.6, linestyle=dashes, clip_on=False, label=name, zorder=4)
+            if value <= 1:
+                self.axes.axhline(
+                    height, color=tone, linewidth=1.6, linestyle=dashes, clip_on=False, label=name, zorder=4
+                )
             place = min(height, place - LINE_GAP)
             self.axes.annotate(
                 f"{name} {percent(value)}", (1, height), (1.03, place), xycoords=("axes fraction", "data"),
@@ -171,7 +175,7 @@ class _Waterline:
             middle = bar.begin + bar.width / 2
             is_above = bar.achieved > 1
             gap = NAME_INCHES if is_above else PLAIN_NAME_INCHES
-            if any(abs(middle - other) * scale < gap for other in middles):
+            if bar.width * scale < LEAST_INCHES or any(abs(middle - other) * scale < gap for other in middles):
                 continue
             middles.append(middle)
             name = short(bar.name, NAME_CHARACTERS - 6 * is_above)
