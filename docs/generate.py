@@ -137,7 +137,7 @@ BEGIN, END = "<!-- Written by docs/generate.py from the records: -->", "<!-- End
 def results_page() -> str:
     """docs/results.md."""
     texts = results.read_texts(FOLDER / "results-texts.md")
-    return RESULTS + "\n" + results.page(results.read(RECORDS), LAYERS, texts, FOLDER / "figures")
+    return RESULTS + "\n" + results.page(results.read(RECORDS), LAYERS, texts)
 
 
 def readme() -> str:
@@ -155,6 +155,8 @@ PAGES: dict[str, Callable[[], str]] = {"operators.md": operators_page, "results.
 
 
 if __name__ == "__main__":
+    drawn = results.draw_all(results.read(RECORDS), FOLDER / "figures")
+    print(f"wrote {len(drawn)} figures into docs/figures")
     for page, write in PAGES.items():
         (FOLDER / page).write_text(write(), encoding="utf-8")
         print(f"wrote {(FOLDER / page).resolve().relative_to(FOLDER.resolve().parent)}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from waterline.bench.experiments import efficiency as networks
 from waterline.bench.experiments import indirect_time, maxdnn_layer, winograd_speed
 from waterline.bench.experiments.indirect_paper import CLASSES, POINTWISE
 from waterline.bench.records import Record
 from waterline.report import figures
-from waterline.report.figures import BatchRow, Drawing, EfficiencyRow, RatioRow, Source
+from waterline.report.figures import BatchRow, Drawing, EfficiencyRow, GapPoint, RatioRow, Source
 from waterline.report.tables import short_shape
 
 
@@ -90,10 +91,27 @@ def winograd(records: Sequence[Record], theme: str) -> Drawing:
     )
 
 
+def efficiency(records: Sequence[Record], theme: str) -> Drawing:
+    """The networks of the first batch, each from its ideal latency to the one by its layers' measured times."""
+    found = [record for record in records if record["batch"] == records[0]["batch"]]
+    points = [
+        GapPoint(
+            record["model"],
+            record["flops"] / 1e9,
+            ideal_ns=record["ideal_ms"] * 1e6,
+            bound_ns=record["bound_ms"] * 1e6,
+            time_ns=record["profiled_ms"] * 1e6,
+        )
+        for record in found
+    ]
+    return figures.efficiency_gap(points, _source(found), theme=theme)
+
+
 def _source(records: Sequence[Record]) -> Source:
-    """Of the first record: all are of one run."""
+    """Of one machine and number of threads; of all their commits, if parts were measured again later."""
     first: dict[str, Any] = records[0]
-    return Source(first["machine"]["name"], first["threads"], first["commit"])
+    commits = dict.fromkeys(record["commit"] for record in records if record["commit"])
+    return Source(first["machine"]["name"], first["threads"], ", ".join(commits) or None)
 
 
 # Protocol -> its figure; an experiment has the first of these that it has records of.
@@ -101,4 +119,5 @@ _FIGURES: dict[str, Callable[[Sequence[Record], str], Drawing]] = {
     maxdnn_layer.PROTOCOL: maxdnn,
     indirect_time.PROTOCOL: indirect,
     winograd_speed.PROTOCOL: winograd,
+    networks.PROTOCOL: efficiency,
 }

@@ -1,6 +1,7 @@
 """The page of results, written from the records: docs/generate.py calls it."""
 
 from waterline.report.results.page import networks_block, page, read_texts
+from waterline.report.results.pictures import draw_all
 from waterline.report.results.runs import read
 
-__all__ = ["networks_block", "page", "read", "read_texts"]
+__all__ = ["draw_all", "networks_block", "page", "read", "read_texts"]

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from waterline.bench.experiments import EXPERIMENTS
+from waterline.bench.layers import read as read_layers
 from waterline.bench.records import Record
 from waterline.errors import InvalidArgument
 from waterline.report import experiments
 from waterline.report.results import tables
-from waterline.report.results.runs import Machine, newest, source
+from waterline.report.results.pictures import markup, pictures
+from waterline.report.results.runs import Machine, anchor, newest, source
 from waterline.report.tables import Table
 
 Texts = Mapping[str, str]
@@ -39,7 +41,7 @@ def sections(layers: Path) -> list[Section]:
     """All but the experiments, in their order. `layers`: the folder of lists of layers."""
 
     def of_layers(name: str, accept: Callable[[Sequence[Record]], bool]) -> Callable[[Machine], list[Record]]:
-        ids = layer_ids(layers / f"{name}.txt")
+        ids = [spec.id for spec in read_layers(layers / f"{name}.txt")]
         return lambda machine: tables.selected(machine.files.get("layers", ()), ids, accept)
 
     def of(file: str, protocol: str | None) -> Callable[[Machine], list[Record]]:
@@ -67,13 +69,12 @@ def keys(layers: Path) -> list[str]:
     return [INTRODUCTION, *(section.key for section in sections(layers)), *map(_experiment_key, EXPERIMENTS)]
 
 
-def page(machines: Sequence[Machine], layers: Path, texts: Texts, figures: Path | None = None) -> str:
+def page(machines: Sequence[Machine], layers: Path, texts: Texts) -> str:
     """The page, without its title.
 
     Args:
         machines: as `runs.read` gives them. layers: the folder of lists of layers.
         texts: section -> what is said of it, in Markdown: once, where the section is first.
-        figures: folder of pictures `experiment-NAME-MACHINE.svg`, beside the page.
 
     Raises:
         InvalidArgument: a text for a section that there is not.
@@ -98,13 +99,13 @@ def page(machines: Sequence[Machine], layers: Path, texts: Texts, figures: Path 
                 lines += ["", f"### {section.heading}", "", source(section.file, found) + "."]
                 lines += _text(section.key, texts, said)
                 lines += ["", section.table(found).to_markdown()]
+        drawn = pictures(machine)
         for name, (file, found) in machine.experiments.items():
             lines += ["", f"### Experiment `{name}`", "", f"{EXPERIMENTS[name]}. {source(file, found)}; "]
             lines[-1] += f"[what is measured](experiments.md#{name})."
             lines += _text(_experiment_key(name), texts, said)
-            picture = f"experiment-{name}-{anchor(machine.title)}.svg"
-            if figures is not None and (figures / picture).exists():
-                lines += ["", f"![{EXPERIMENTS[name]}, on {machine.title}]({figures.name}/{picture})"]
+            for stem, (what, _) in drawn.get(name, {}).items():
+                lines += ["", markup(stem, what)]
             for table in experiments.tables(found):
                 lines += ["", table.to_markdown()]
     return "\n".join(lines) + "\n"
@@ -127,17 +128,6 @@ def read_texts(path: Path) -> dict[str, str]:
     """The texts of a Markdown file: what stands below each heading `## key`."""
     parts = re.split(r"^## (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {key.strip(): text.strip() for key, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def layer_ids(path: Path) -> list[str]:
-    """Of a list of layers: the ids, in order."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
-
-
-def anchor(heading: str) -> str:
-    """Of a heading, as GitHub makes it."""
-    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
 def _experiment_key(name: str) -> str:

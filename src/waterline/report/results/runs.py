@@ -126,6 +126,11 @@ def source(file: str, found: Sequence[Record]) -> str:
     return f"`{file}.jsonl`, commit{'s' if several else ''} {', '.join(parts)}"
 
 
+def anchor(heading: str) -> str:
+    """Of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+
+
 def _titles(machines: Sequence[Mapping[str, Any]]) -> list[str]:
     names = [_short(machine["name"]) for machine in machines]
     found: list[str] = []
