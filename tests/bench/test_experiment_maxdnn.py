@@ -86,6 +86,8 @@ def test_a_layer(spec: ConvSpec) -> None:
     found = maxdnn_layer.measure(layer, 3, machine, 1, SHORT, listener, with_peer=with_peer)
     assert [record["variant"] for record in found] == ([OURS, PEER] if with_peer else [OURS])
     ours = found[0]
+    assert 0 < ours["tile_efficiency"] < 1.5
+    assert 0 < ours["of_tile"] < 1.5
     assert ours["algorithm"] == "indirect"
     assert ours["as_run"] == (spec.with_batch(3).id if spec == FULL else "n3_c3_h26_w26_k16_r7_s7_st2_pd0_dl1_g1_f32")
     for record in found:
@@ -157,6 +159,8 @@ def _record(
         "batch": batch,
         "threads": 1,
         "variant": variant,
+        "tile_efficiency": 0.95,
+        "of_tile": efficiency / 0.95,
         "computational_efficiency": efficiency,
         "is_memory_bound": bound,
         "config": {"rows": 6, "vectors": 4},
@@ -180,6 +184,8 @@ def test_the_table() -> None:
     assert table.rows[0][0] == "overfeat L1"
     notes = "\n".join(table.notes)
     assert "batch 16 or more (2 measurements): median 85.0 %, best 90.0 % (overfeat L5, batch 16)" in notes
+    assert "in the first-level cache: 95.0 % to 95.0 % of peak" in notes
+    assert "the layers reach a median of 89.5 %, best 94.7 %" in notes
     assert "1 of 2 reach maxDNN's share of peak, 2 are above cuDNN's" in notes
     assert "Furthest below the paper: overfeat L5, batch 16, 90.0 % against 96.3 %." in notes
     assert "overfeat L1, batch 16, 80.0 % against 70.3 %: its kernel computes 64 filters at a time" in notes

@@ -2,12 +2,15 @@
 
 Ours is what the planner takes of the direct algorithms (no Winograd, no FFT), on NHWC memory; ONNX Runtime's is its own
 profiler's time of the convolution, in its own layout. Both take turns in rounds, and each round measures the peak
-first: efficiencies are those of rounds, so that a slow second slows the kernel and the peak alike.
+first: efficiencies are those of rounds, so that a slow second slows the kernel and the peak alike. The loop of the
+kernel's tile takes its turn, too, alone and on data in the first-level cache: what it loses is the processor's, what
+the kernel loses beside it is ours.
 """
 
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -24,6 +27,8 @@ from waterline.bench.experiments.one_layer import Calls, LayerRun, Tensors, as_r
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol, Timing, quantile
 from waterline.bench.workload import Workload
+from waterline.codegen.cpu.gemm import Tile
+from waterline.codegen.cpu.tile_probe import TileProbe
 from waterline.errors import Error
 from waterline.machine import Machine
 from waterline.planner.choice import choose
@@ -31,7 +36,7 @@ from waterline.runtime.bound import level_of, moving_ns
 from waterline.spec import ConvSpec
 
 PROTOCOL = "experiment maxdnn"
-OURS, PEER = "waterline", "onnxruntime"
+OURS, PEER, TILE = "waterline", "onnxruntime", "tile"
 ALGORITHMS = ("indirect", "direct_gemm")
 PEERS_CONVOLUTIONS = ("Conv", "FusedConv")
 
@@ -76,7 +81,8 @@ def measure(
     tensors = Tensors(spec, weight=workload.graph(1).constants["weight"])
     choice = choose(tensors.spec, machine, ALGORITHMS)
     run = LayerRun(tensors, choice.algorithm, choice.config, machine, threads)
-    calls = {OURS: run.calls()}
+    tile = TileLoop(choice.config.tile, machine)
+    calls = {TILE: tile.calls(), OURS: run.calls()}
     meter = None
     if with_peer:
         meter = peers.meter(PEER, Task(workload.model, {"input": tensors.nchw()}, threads), PEERS_CONVOLUTIONS)
@@ -88,12 +94,35 @@ def measure(
     ours = _record(timings[OURS], spec, peaks, labels | {"engine": OURS, "variant": OURS})
     ours |= {"version": metadata.version("waterline"), "algorithm": choice.algorithm.name}
     ours |= {"config": vars(choice.config), "as_run": tensors.spec.id}
+    alone = efficiencies(timings[TILE], tile.flops, [each / threads for each in peaks])
+    whole = efficiencies(timings[OURS], spec.flops, peaks)
+    ours["tile_efficiency"] = statistics.median(alone)
+    ours["of_tile"] = statistics.median(w / a for w, a in zip(whole, alone, strict=True))
     if meter is None:
         return [ours]
     peer = _record(timings[PEER], spec, peaks, labels | {"engine": PEER, "variant": PEER})
     peer |= {"version": metadata.version(PEER), "disagreement": _disagreement(run, meter)}
     peer["ratio_of_medians"] = timings[PEER].median_ns / timings[OURS].median_ns
     return [ours, peer]
+
+
+class TileLoop:
+    """The loop of a tile on data in the first-level cache, about a millisecond of it, on one core."""
+
+    def __init__(self, tile: Tile, machine: Machine) -> None:
+        self._probe = TileProbe(tile, machine)
+        self._turns = max(1, int(1e-3 * machine.peak() / self._probe.flops_per_turn))
+        self.flops = self._turns * self._probe.flops_per_turn
+        self._samples_ns: list[float] = []
+
+    def run(self) -> None:
+        start = time.perf_counter_ns()
+        self._probe.run(self._turns)
+        self._samples_ns.append(float(time.perf_counter_ns() - start))
+
+    def calls(self) -> Calls:
+        """For `in_rounds`."""
+        return Calls(self.run, lambda: self._samples_ns)
 
 
 def memory_bytes(spec: ConvSpec) -> tuple[int, int]:

@@ -64,6 +64,13 @@ def _summary(records: Sequence[Record]) -> list[str]:
             f"best {percent(_efficiency(best))} ({_where(best)}), "
             f"least {percent(_efficiency(least))} ({_where(least)})."
         )
+        tiles = [record["tile_efficiency"] for record in counted]
+        parts = [record["of_tile"] for record in counted]
+        notes.append(
+            f"Their register tiles alone, on data in the first-level cache: {percent(min(tiles))} to "
+            f"{percent(max(tiles))} of peak, which is what this processor allows. Of that the layers reach a median of "
+            f"{percent(statistics.median(parts))}, best {percent(max(parts))}."
+        )
     compared = _at_paper(records)
     if compared:
         above = [record for record in compared if _efficiency(record) >= record["published"]["maxdnn"]]
