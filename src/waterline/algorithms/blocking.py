@@ -31,6 +31,7 @@ CHEAP_ACTIVATIONS = frozenset({"relu", "leaky_relu", "clip", "hard_sigmoid", "ha
 NEAR_BYTES = 1024
 # The part of a shorter stream (arithmetic, memory) that does not hide behind the longest.
 NOT_HIDDEN = 0.3
+EVENLY_NOT_HIDDEN = 0.1  # where both streams are even: requests are spread over the work
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def tile_cycles(product: Product, tile: Tile, rows: int, machine: Machine, is_fa
     panel_bytes = product.depth * tile.vectors * machine.vector_bytes
     if panel_bytes > machine.l1d_bytes // 2:
         streaming = tile.vectors * machine.vector_bytes * clock_hz(machine) / machine.bytes_per_s("l2")
-        step = overlapped(step, streaming) if is_far else max(step, streaming)
+        step = overlapped(step, streaming, share=EVENLY_NOT_HIDDEN) if is_far else max(step, streaming)
     spare = machine.general_registers - 4
     if product.has_table and rows > spare:
         step += (rows - spare) / 2 / tile.unroll  # row pointers that live on the stack are loaded again
@@ -237,9 +238,9 @@ def weight_seconds(size_bytes: float, machine: Machine) -> float:
     return size_bytes / machine.bytes_per_s(level, machine.cores)
 
 
-def overlapped(*seconds: float) -> float:
-    """Time of things that go on at once but get in each other's way: the longest and a part of the rest."""
-    return max(seconds) + NOT_HIDDEN * (sum(seconds) - max(seconds))
+def overlapped(*seconds: float, share: float = NOT_HIDDEN) -> float:
+    """Time of things that go on at once but get in each other's way: the longest and a share of the rest."""
+    return max(seconds) + share * (sum(seconds) - max(seconds))
 
 
 def uneven(items: float, machine: Machine) -> float:

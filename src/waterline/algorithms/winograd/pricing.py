@@ -7,6 +7,7 @@ from functools import cache
 
 from waterline.algorithms.base import Cost, Phase
 from waterline.algorithms.blocking import (
+    EVENLY_NOT_HIDDEN,
     TILE_CYCLES,
     Product,
     clock_hz,
@@ -22,9 +23,6 @@ from waterline.algorithms.winograd.layer import Order, WinogradConfig, tiles_of,
 from waterline.algorithms.winograd.transforms import Matrix
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
-
-# The part of the shorter of two streams that does not hide behind the longer, where both are even.
-EVENLY_NOT_HIDDEN = 0.1
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _phased(rates: _Rates) -> float:
     moved = rates.v_bytes + rates.m_bytes
     level = "l2" if moved < rates.machine.l2_bytes // 2 else "l3"
     arriving = weight_seconds(rates.weight_bytes, rates.machine)
-    products = max(rates.multiply, arriving) + EVENLY_NOT_HIDDEN * min(rates.multiply, arriving)
+    products = overlapped(rates.multiply, arriving, share=EVENLY_NOT_HIDDEN)
     return products + rates.transforms + rates.moving(1.5 * moved, level)
 
 
