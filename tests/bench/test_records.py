@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,34 @@ def test_infinity_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         records.append(tmp_path / "records.jsonl", [{"ratio": float("inf")}])
     assert not (tmp_path / "records.jsonl").exists()
+
+
+# ---- the commit -----------------------------------------------------------------------------------------------------
+def test_a_commit_is_marked_if_the_package_was_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    file = tmp_path / "src" / "waterline" / "bench" / "records.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("# records")
+    monkeypatch.setattr(records, "__file__", str(file))
+
+    def commit() -> str | None:
+        records.commit.cache_clear()
+        return records.commit()
+
+    try:
+        assert commit() is None
+        git("init")
+        assert commit() is None
+        git("add", ".")
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "first")
+        clean = commit()
+        assert clean is not None
+        assert re.fullmatch("[0-9a-f]{12}", clean)
+        (tmp_path / "records.jsonl").write_text("{}")
+        assert commit() == clean
+        file.write_text("# changed")
+        assert commit() == f"{clean}+"
+    finally:
+        records.commit.cache_clear()

@@ -144,22 +144,24 @@ def read(path: Path) -> list[Record]:
 
 @cache
 def commit() -> str | None:
-    """Of the working tree that this file belongs to, with a `+` if it was changed; None for an installed package."""
-    here = Path(__file__).resolve().parent
+    """Of the working tree that this file belongs to; None for an installed package.
+
+    A `+` behind it says that the package was changed. Other changes do not count: measuring appends to records.
+    """
+    package = Path(__file__).resolve().parent.parent
+    if _git(package, "ls-files", "--error-unmatch", __file__) is None:
+        return None
+    name = _git(package, "describe", "--always", "--abbrev=12", "--exclude=*")
+    is_clean = _git(package, "diff", "--quiet", "HEAD", "--", str(package)) is not None
+    return name if name is None or is_clean else f"{name}+"
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What git prints; None if it fails or is not there."""
     try:
-        text = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
-            capture_output=True,
-            timeout=10,
-            check=False,
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return text if tracked.returncode == 0 else None
+    return done.stdout.strip()
