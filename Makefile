@@ -31,9 +31,9 @@ help:
 	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
 	@echo "make networks  every network of torchvision and timm, which takes long"
 	@echo "make bench     latency beside other engines"
-	@echo "make records   every figure of docs/benchmarking.md, measured and added to $(RECORDS)"
+	@echo "make records   every figure of docs/results.md, measured and added to $(RECORDS), which takes hours"
 	@echo "make format    format the sources"
-	@echo "make docs      write the generated pages of docs/"
+	@echo "make docs      write the generated pages and figures of docs/, and the README's table"
 	@echo "make clean     remove everything that was made"
 
 run: $(VENV)/run.stamp
@@ -72,7 +72,7 @@ records: $(VENV)/test.stamp
 	@mkdir -p $(RECORDS)
 	$(BIN)/waterline bench $(NETWORKS) --vs onnxruntime,openvino,ncnn --threads $(RECORD_THREADS) --seconds 10 \
 		--append $(RECORDS)/networks.jsonl
-	$(BIN)/waterline bench --conv benchmarks/layers/resnet50.txt --algorithm indirect,direct_gemm \
+	$(BIN)/waterline bench --conv benchmarks/layers/resnet50.txt --algorithm indirect,direct_gemm --vs onnxruntime \
 		--threads 1 --append $(RECORDS)/layers.jsonl
 	$(BIN)/waterline bench --conv benchmarks/layers/grouped.txt --algorithm grouped --vs onnxruntime \
 		--threads $(RECORD_THREADS) --append $(RECORDS)/layers.jsonl
@@ -84,6 +84,12 @@ records: $(VENV)/test.stamp
 		--append $(RECORDS)/overhead.jsonl
 	$(BIN)/python -m waterline.bench.startup resnet50 --vs onnxruntime --append $(RECORDS)/startup.jsonl
 	$(BIN)/python -m waterline.bench.accuracy $(NETWORKS) --append $(RECORDS)/accuracy.jsonl
+	$(BIN)/python -m waterline.bench.tuned $(NETWORKS) --threads $(RECORD_THREADS) --tune-seconds 15 --seconds 5 \
+		--append $(RECORDS)/tuning.jsonl
+	$(BIN)/waterline experiment efficiency --threads $(RECORD_THREADS) --seconds 30 --json $(RECORDS)/efficiency.jsonl
+	$(BIN)/waterline experiment indirect --threads 1 --seconds 1 --warm --json $(RECORDS)/indirect.jsonl
+	$(BIN)/waterline experiment maxdnn --threads 1 --seconds 2 --json $(RECORDS)/maxdnn.jsonl
+	$(BIN)/waterline experiment winograd --seconds 10 --json $(RECORDS)/winograd.jsonl
 
 format: $(VENV)/test.stamp
 	@$(BIN)/ruff check --fix-only .

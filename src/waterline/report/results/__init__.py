@@ -1,6 +1,6 @@
 """The page of results, written from the records: docs/generate.py calls it."""
 
-from waterline.report.results.page import networks_block, page, read_texts
+from waterline.report.results.pages import networks_block, page, read_texts
 from waterline.report.results.pictures import draw_all
 from waterline.report.results.runs import read
 

@@ -95,12 +95,16 @@ def read(folder: Path) -> list[Machine]:
     return [Machine(title, facts[key][1], found[key]) for title, key in zip(titles, ordered, strict=True)]
 
 
+def labels(record: Record) -> Key:
+    """What the records of one comparison have in common."""
+    return tuple(record.get(name) for name in _LABELS)
+
+
 def newest(found: Iterable[Record]) -> list[Record]:
     """Of comparisons that were made again only the last one, where the first one was."""
     comparisons: dict[Key, dict[str, list[Record]]] = {}
     for record in found:
-        key = tuple(record.get(name) for name in _LABELS)
-        comparisons.setdefault(key, {}).setdefault(record["date"], []).append(record)
+        comparisons.setdefault(labels(record), {}).setdefault(record["date"], []).append(record)
     return [record for dates in comparisons.values() for record in dates[max(dates)]]
 
 
@@ -108,7 +112,7 @@ def grouped(found: Iterable[Record]) -> list[list[Record]]:
     """The comparisons, each with its records, ours first."""
     comparisons: dict[Key, list[Record]] = {}
     for record in found:
-        comparisons.setdefault((*(record.get(name) for name in _LABELS), record["date"]), []).append(record)
+        comparisons.setdefault((*labels(record), record["date"]), []).append(record)
     return list(comparisons.values())
 
 

@@ -171,7 +171,21 @@ def accuracy(records: Sequence[Record]) -> Table:
     return table
 
 
+def tuned(records: Sequence[Record]) -> Table:
+    """Whole networks by the protocol of `bench.tuned`."""
+    columns = ("<network", "threads", "layers measured", "changed", "by cost ms", "by measurement ms", "ratio")
+    table = Table("", (*columns, "p10-p90"))
+    for group in grouped(records):
+        mine, by_cost = group
+        ratio = by_cost["ratio"]
+        cells = [mine["model"], str(mine["threads"]), f"{mine['measured']} of {mine['layers']}", str(mine["changed"])]
+        cells += [milliseconds(by_cost["median_ms"]), milliseconds(mine["median_ms"]), _ratio(ratio["median"])]
+        table.rows.append([*cells, f"{ratio['p10']:.2f}-{ratio['p90']:.2f}"])
+    return table
+
+
 def tuning(records: Sequence[Record]) -> Table:
+    """Sums of layers, of runs of `waterline tune`."""
     table = Table("", ("<network", "threads", "layers measured", "by cost ms", "by measurement ms", "ratio"))
     for record in records:
         cells = [record["model"], str(record["threads"]), f"{record['layers_measured']} of {record['layers']}"]
