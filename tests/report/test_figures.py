@@ -12,6 +12,7 @@ import waterline as library
 from waterline.bench.workload import Workload
 from waterline.errors import InvalidArgument
 from waterline.report import figures
+from waterline.report.figures.sheet import apart
 
 pytest.importorskip("matplotlib")
 
@@ -167,6 +168,14 @@ def test_only_the_widest_layers_have_names() -> None:
     names = {name for name in drawn if name.startswith("layer")}
     assert names <= {f"layer{i}" for i in range(0, 200, 10)}
     assert 5 <= len(names) <= 20
+
+
+def test_names_of_lines_stay_apart_and_above_the_axis() -> None:
+    assert apart([99.0, 98.0, 50.0], 6, 3) == [99.0, 93.0, 50.0]
+    assert apart([5.0, 4.0, 3.0], 6, 3) == [15.0, 9.0, 3.0]
+    assert apart([], 6, 3) == []
+    net = figure_data.analysis((Layer("a", 1, 10_000, 1000),))
+    assert_nothing_overlaps(figures.waterline(net, commit=COMMIT))
 
 
 # ---- time by layer --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from waterline.errors import InvalidArgument
 from waterline.report.figures import theme as themes
 from waterline.report.figures.drawing import Drawing, drawing_settings
 from waterline.report.figures.points import BatchRow, EfficiencyRow, RatioRow
-from waterline.report.figures.sheet import SMALL, WIDTH, Sheet, Source, log_ticks
+from waterline.report.figures.sheet import SMALL, WIDTH, Sheet, Source, apart, log_ticks
 from waterline.report.figures.words import clean, percent, short
 
 LEFT, RIGHT = 0.62, 0.25
@@ -258,10 +258,9 @@ def by_batch(rows: Sequence[BatchRow], source: Source, *, name: str, title: str,
 
 def _names_at_the_end(axes: Any, ends: list[tuple[float, str, str]], top: float) -> None:
     """Of the lines, at the height where they end, but not over each other."""
-    gap = top * 0.055
-    place = math.inf
-    for height, text, tone in sorted(ends, key=lambda end: -end[0]):
-        place = min(height, place - gap)
+    ends = sorted(ends, key=lambda end: -end[0])
+    places = apart([height for height, _, _ in ends], 0.055 * top, least=0.03 * top)
+    for (height, text, tone), place in zip(ends, places, strict=True):
         axes.annotate(
             short(text, 28), (1, height), (1.02, place), xycoords=("axes fraction", "data"),
             textcoords=("axes fraction", "data"), fontsize=SMALL + 0.5, color=tone, va="center", annotation_clip=False,

@@ -183,6 +183,17 @@ def _words_of(label: Any, renderer: Any) -> Bbox:
     return Text.get_window_extent(label, renderer)
 
 
+def apart(places: Sequence[float], gap: float, least: float) -> list[float]:
+    """Places from high to low, moved until neighbours are a gap apart: down first, then up from the least place."""
+    found: list[float] = []
+    for place in places:
+        found.append(min(place, found[-1] - gap) if found else place)
+    below = least - gap
+    for number in reversed(range(len(found))):
+        found[number] = below = max(found[number], below + gap)
+    return found
+
+
 def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
     """1, 2 and 5 of each power of ten from low to high; fewer of them where these would be more than `most`."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

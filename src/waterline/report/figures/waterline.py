@@ -10,7 +10,7 @@ from waterline.errors import InvalidArgument
 from waterline.report.figures import theme as themes
 from waterline.report.figures.drawing import Drawing, drawing_settings
 from waterline.report.figures.roofline import source_of
-from waterline.report.figures.sheet import SMALL, WIDTH, Sheet
+from waterline.report.figures.sheet import SMALL, WIDTH, Sheet, apart
 from waterline.report.figures.words import percent, short
 
 BY = ("flops", "time")
@@ -152,14 +152,15 @@ class _Waterline:
             ("blocks fused", analysis.fused_waterline, self.theme.accent, (0, (3, 2))),
             ("achieved", analysis.computational_efficiency, self.theme.text, (0, (1, 1.5))),
         ]
-        place = 100.0 + LINE_GAP
-        for name, value, tone, dashes in sorted(lines, key=lambda line: -line[1]):
-            height = 100 * min(1.0, value)
+        lines.sort(key=lambda line: -line[1])
+        heights = [100 * min(1.0, value) for _, value, _, _ in lines]
+        # Above the number at the end of the horizontal axis.
+        places = apart(heights, LINE_GAP, least=0.6 * LINE_GAP)
+        for (name, value, tone, dashes), height, place in zip(lines, heights, places, strict=True):
             if value <= 1:
                 self.axes.axhline(
                     height, color=tone, linewidth=1.6, linestyle=dashes, clip_on=False, label=name, zorder=4
                 )
-            place = min(height, place - LINE_GAP)
             self.axes.annotate(
                 f"{name} {percent(value)}", (1, height), (1.03, place), xycoords=("axes fraction", "data"),
                 textcoords=("axes fraction", "data"), color=tone, fontsize=SMALL + 0.5, ha="left", va="center",
