@@ -267,14 +267,18 @@ def _description(analysis: Analysis, layers: list[LayerAnalysis], above: list[La
     bound = [each for each in layers if each.operational_intensity < analysis.ridge]
     worst = max(layers, key=lambda each: each.lost_ns)
     text = (
-        f"Roofline with {len(layers)} layers of {analysis.network}: peak {quantity(analysis.peak_flops_per_s / 1e9)} "
+        f"Roofline with {_layers(len(layers))} of {analysis.network}: peak {quantity(analysis.peak_flops_per_s / 1e9)} "
         f"GFLOP/s, memory {quantity(analysis.bytes_per_s['dram'] / 1e9)} GB/s, ridge at {quantity(analysis.ridge)} "
-        f"FLOP/byte, {len(bound)} layers left of it. "
+        f"FLOP/byte, {_layers(len(bound))} left of it. "
     )
     if above:
         best = max(above, key=lambda each: each.computational_efficiency)
         text += (
-            f"{len(above)} layers of fast algorithms are above the peak as the direct algorithm counts, "
+            f"As the direct algorithm counts, {_layers(len(above))} of fast ones above the peak, "
             f"{best.name} most, at {percent(best.computational_efficiency, 0)}. "
         )
     return text + f"{worst.name} loses most time: {milliseconds(worst.lost_ns)} above its bound."
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'' if count == 1 else 's'}"
