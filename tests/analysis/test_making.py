@@ -107,7 +107,7 @@ def test_a_machine_of_fewer_threads_has_their_rates():
 
 
 def test_an_operator_takes_its_bytes_at_the_bandwidth_of_the_level():
-    small, large = (plan(zoo("resnet18", size), MEASURED) for size in (64, 1024))
+    small, large = (plan(zoo("resnet18", size), MEASURED) for size in (64, 512))
     for made, level in ((small, "l2"), (large, "l3")):
         step = next(each for each in made.steps if isinstance(each.op, Pool))
         moved = 4 * (step.inputs[0].view.elems + step.outputs[0].view.elems)

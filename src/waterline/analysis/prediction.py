@@ -79,7 +79,7 @@ class Predictor:
         if is_near:
             level = "l2"
         else:
-            level = "l3" if moved <= machine.l3_bytes else "dram"
+            level = "l3" if moved <= machine.l3_share_bytes else "dram"
         return 1e9 * _passes(step) * moved / machine.bytes_per_s(level, machine.cores)
 
 

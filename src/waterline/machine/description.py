@@ -114,6 +114,17 @@ class Machine:
         if base not in self.features:
             raise InvalidArgument(f"{self.name}: an {self.arch} processor without {base} is not supported")
 
+    @property
+    def l3_share_bytes(self) -> int:
+        """What a network can count on of the last-level cache."""
+        return min(self.l3_bytes, MOST_L3_SHARE_BYTES)
+
+    def level_of(self, size_bytes: float, cores: int = 1) -> str:
+        """Where data are that one step writes and the next reads: half of a cache is for what is used beside them."""
+        if size_bytes <= cores * self.l2_bytes // 2:
+            return "l2"
+        return "l3" if size_bytes <= self.l3_share_bytes // 2 else "dram"
+
     def for_weights(self, size_bytes: int) -> Machine:
         """This machine as a network finds it that has so many bytes of weights.
 

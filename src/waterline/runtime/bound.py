@@ -21,8 +21,8 @@ def step_bytes(step: Step) -> int:
 
 
 def level_of(moved_bytes: float, machine: Machine) -> str:
-    """Where so many bytes come from: what fits the last-level cache from there ("l3"), the rest from "dram"."""
-    return "l3" if moved_bytes <= machine.l3_bytes else "dram"
+    """Where so many bytes come from: "l3" if they fit what a process has of the last-level cache, else "dram"."""
+    return "l3" if moved_bytes <= machine.l3_share_bytes else "dram"
 
 
 def moving_ns(moved_bytes: float, machine: Machine, threads: int) -> float:

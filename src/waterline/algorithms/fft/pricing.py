@@ -103,15 +103,17 @@ class Work:
             items = self.rows.count * -(-self.tiles // block_tiles_of(spec, self.config, self.lanes))
             compute = self._spread(ahead, self.vectors[0]) + self._spread(back, self.vectors[1])
             compute = (compute + self._spread(columns + product, items)) / clock
-            level = "l2" if half_way < machine.l2_bytes // 2 else "l3" if half_way < machine.l3_bytes // 2 else "dram"
+            level = (
+                "l2" if half_way < machine.l2_bytes // 2 else "l3" if half_way < machine.l3_share_bytes // 2 else "dram"
+            )
             passes = half_way / GROUP_BYTES
         moved = 2 * half_way / machine.bytes_per_s(level, machine.cores)
         near = "l2" if self.spectra_bytes < machine.l2_bytes // 2 else "l3"
         again = self.spectra_bytes * max(0.0, passes - 1) / machine.bytes_per_s(near, machine.cores)
         # Pixels are read and written a vector at a time, which no prefetcher guesses: that does not hide.
         pixels = spec.input_bytes + 2 * spec.output_bytes
-        far = "l2" if pixels < machine.l2_bytes // 2 else "l3" if pixels < machine.l3_bytes // 2 else "dram"
-        return overlapped(compute, moved, arriving + again) + pixels / machine.bytes_per_s(far, machine.cores)
+        far = machine.bytes_per_s(machine.level_of(pixels), machine.cores)
+        return overlapped(compute, moved, arriving + again) + pixels / far
 
     def _spread(self, cycles: float, items: int) -> float:
         """Of so many items on all cores."""

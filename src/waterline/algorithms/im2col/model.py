@@ -33,7 +33,13 @@ class Im2col(Algorithm):
     def cost(self, spec: ConvSpec, config: GemmConfig, machine: Machine) -> Cost:
         product = _product(spec)
         patch_bytes = spec.n * product.rows * product.depth * ELEM_BYTES
-        level = "l2" if patch_bytes < machine.l2_bytes // 2 else "l3" if patch_bytes < machine.l3_bytes // 2 else "dram"
+        level = (
+            "l2"
+            if patch_bytes < machine.l2_bytes // 2
+            else "l3"
+            if patch_bytes < machine.l3_share_bytes // 2
+            else "dram"
+        )
         copy = 2 * patch_bytes / machine.bytes_per_s(level, machine.cores)
         seconds = gemm_seconds(spec, product, config, machine, spec.n) + copy
         flops = spec.n * product_flops(product, machine)

@@ -26,7 +26,6 @@ from waterline.bench.timing import Protocol, Ratio
 from waterline.codegen.cpu.gemm import GemmKernel
 from waterline.errors import Error
 from waterline.machine import Machine
-from waterline.machine.description import MOST_L3_SHARE_BYTES
 from waterline.planner.choice import choose
 from waterline.spec import ConvSpec
 
@@ -95,7 +94,7 @@ def copies_for(spec: ConvSpec, machine: Machine) -> int:
     """How many copies of weights, indirection buffer and output exceed the last-level cache."""
     tables = by_name("indirect").pack_tables(spec, _planned(spec, "indirect", machine), views_of(spec), machine)
     each = spec.weight_bytes + spec.output_bytes + tables["table"].nbytes
-    cache = min(machine.l3_bytes or machine.l2_bytes, MOST_L3_SHARE_BYTES)
+    cache = machine.l3_share_bytes or machine.l2_bytes
     return min(MOST_COPIES, 1 + SHARES * cache // each)
 
 
