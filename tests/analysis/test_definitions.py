@@ -40,8 +40,20 @@ LAYERS = (
     layer("d", 0, 2_000, 400),
 )
 BLOCKS = (
-    BlockAnalysis("a", (0,), 100_000, 5_000, 1_250, 1_000, 5_000, 1_000, PEAK),
-    BlockAnalysis("bcd", (1, 2, 3), 120_000, 15_000, 2_200, 2_000, 4_000, 1_200, PEAK),
+    BlockAnalysis("a", (0,), 100_000, 5_000, 1_250, 1_000, 5_000, 1_000, PEAK, 100_000, LAYERS[0].causes),
+    BlockAnalysis(
+        "bcd",
+        (1, 2, 3),
+        120_000,
+        15_000,
+        2_200,
+        2_000,
+        4_000,
+        1_200,
+        PEAK,
+        60_000,
+        Causes.sum(each.causes for each in LAYERS[1:]),
+    ),
 )
 NETWORK = Analysis("hand", "made", 1, 2, True, PEAK, {"l3": 2 * RATE, "dram": RATE}, 3_450, LAYERS, BLOCKS)
 
@@ -106,7 +118,11 @@ def test_json_has_what_is_derived():
     assert plain["totals"]["waterline"] == NETWORK.waterline
     assert plain["totals"]["causes"] == {"arithmetic_ns": 1_600, "memory_ns": 900, "overhead_ns": 950}
     assert plain["layers"][2]["computational_efficiency"] == 1.25
-    assert plain["blocks"][1]["fused_attainable_efficiency"] == 1
+    block = plain["blocks"][1]
+    assert block["fused_attainable_efficiency"] == 1
+    assert (block["operational_intensity"], block["fused_operational_intensity"]) == (8, 30)
+    assert block["effective_efficiency"] == pytest.approx(60 / 220)
+    assert block["causes"] == {"arithmetic_ns": 600, "memory_ns": 900, "overhead_ns": 700}
 
 
 def test_the_summary_has_the_formula_with_its_numbers():

@@ -54,6 +54,8 @@ def analysis(
                 fused_bytes=1,
                 fused_bound_ns=1e9 * flops / PEAK,
                 peak_flops_per_s=PEAK,
+                executed_flops=sum(each.executed_flops for each in members),
+                causes=Causes.sum(each.causes for each in members),
             )
         )
     return Analysis(

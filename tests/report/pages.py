@@ -69,6 +69,8 @@ def analysis(names: list[str], *, is_measured: bool = True) -> Analysis:
             fused_bytes=layers[i].bytes,
             fused_bound_ns=1.5 * layers[i].bound_ns,
             peak_flops_per_s=PEAK,
+            executed_flops=2 * layers[i].executed_flops,
+            causes=layers[i].causes + layers[i].causes,
         )
         for i in range(0, len(names), 2)
     )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +48,10 @@ class Causes:
         arithmetic = min(time_ns, arithmetic_ns)
         memory = min(max(0.0, memory_ns - arithmetic), time_ns - arithmetic)
         return cls(arithmetic, memory, time_ns - arithmetic - memory)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Causes]) -> Causes:
+        return sum(parts, cls(0.0, 0.0, 0.0))
 
     def __add__(self, other: Causes) -> Causes:
         return Causes(
@@ -139,7 +144,7 @@ class BlockAnalysis:
 
     Attributes:
         name: of its last layer, or of the stage it is. layers: positions in `Analysis.layers`, in order.
-        flops, bytes, time_ns, bound_ns: sums of the layers.
+        flops, executed_flops, bytes, time_ns, bound_ns, causes: sums of the layers.
         fused_bytes: weights, what enters the block and what leaves it. fused_bound_ns: the bound of one such kernel.
     """
 
@@ -152,6 +157,22 @@ class BlockAnalysis:
     fused_bytes: int
     fused_bound_ns: float
     peak_flops_per_s: float
+    executed_flops: float
+    causes: Causes
+
+    @property
+    def operational_intensity(self) -> float:
+        """Operations a byte, of the layers one by one."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+    @property
+    def fused_operational_intensity(self) -> float:
+        """Operations a byte, of one kernel."""
+        return self.flops / self.fused_bytes if self.fused_bytes else 0.0
+
+    @property
+    def effective_efficiency(self) -> float:
+        return _ratio(self.executed_flops * 1e9, self.time_ns * self.peak_flops_per_s)
 
     @property
     def attainable_efficiency(self) -> float:
@@ -242,7 +263,7 @@ class Analysis:
 
     @property
     def causes(self) -> Causes:
-        return sum((layer.causes for layer in self.layers), Causes(0.0, 0.0, 0.0))
+        return Causes.sum(layer.causes for layer in self.layers)
 
     def summary(self) -> list[str]:
         """The network in a few lines of text."""

@@ -137,6 +137,8 @@ def _block(
         fused_bytes=fused.bytes,
         fused_bound_ns=fused.bound_ns,
         peak_flops_per_s=machine.peak(threads),
+        executed_flops=sum(layer.executed_flops for layer in layers),
+        causes=Causes.sum(layer.causes for layer in layers),
     )
 
 

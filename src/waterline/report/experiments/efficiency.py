@@ -231,6 +231,8 @@ def analysis_of(record: Record) -> Analysis:
                 flops=sum(layers[i].flops for i in members),
                 time_ns=sum(layers[i].time_ns for i in members),
                 peak_flops_per_s=peak,
+                executed_flops=sum(layers[i].executed_flops for i in members),
+                causes=Causes.sum(layers[i].causes for i in members),
             )
         )
     return Analysis(
