@@ -1,7 +1,8 @@
 """The page of results, written from the records: docs/generate.py calls it."""
 
+from waterline.report.results.gaps import gaps_block
 from waterline.report.results.pages import networks_block, page, read_texts
 from waterline.report.results.pictures import draw_all
 from waterline.report.results.runs import read
 
-__all__ = ["draw_all", "networks_block", "page", "read", "read_texts"]
+__all__ = ["draw_all", "gaps_block", "networks_block", "page", "read", "read_texts"]
