@@ -60,6 +60,18 @@ def test_a_line_that_was_cut_off_does_not_swallow_the_next(tmp_path: Path) -> No
         records.read(path)
 
 
+def test_of_many_samples_some_are_kept() -> None:
+    """Those of all rounds alike; what follows from them is of all."""
+    times = [float(i) * 1e6 for i in range(1, 10_001)]
+    found = records.measurement(Timing("a", [times[:5_000], times[5_000:]]), flops=1, peak_flops_per_s=1.0)
+    assert (len(found["samples"]), found["sample_count"]) == (records.MOST_SAMPLES, 10_000)
+    assert found["samples"] == sorted(found["samples"])
+    assert sum(sample > 5_000 for sample in found["samples"]) == records.MOST_SAMPLES / 2
+    assert found["median_ms"] == 5_000.5
+    assert records.thinned([3.0, 1.0]) == [3.0, 1.0]
+    assert records.thinned([]) == []
+
+
 def test_samples_have_four_significant_digits() -> None:
     timing = Timing("waterline", [[12_345_678.0, 1_234.5678, 987_654_321.0]])
     assert records.measurement(timing, flops=1, peak_flops_per_s=1.0)["samples"] == [12.35, 0.001235, 987.7]

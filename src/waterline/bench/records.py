@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -29,6 +29,7 @@ Record = dict[str, Any]
 
 # Of what `environment` gives: what a file has once, if a record has all of it. The date differs from record to record.
 _SHARED = ("waterline", "commit", "python", "system", "machine", "versions")
+MOST_SAMPLES = 300  # of microsecond calls there are tens of thousands
 _SAMPLE_DIGITS = 4  # a sample's noise is in the third or before
 
 
@@ -69,8 +70,15 @@ def measurement(timing: Timing, *, flops: int, peak_flops_per_s: float, **labels
         "peak_flops_per_s": peak_flops_per_s,
         "computational_efficiency": flops / (timing.median_ns * 1e-9) / peak_flops_per_s,
         "rounds": len(timing.rounds),
-        "samples": [rounded(sample / 1e6) for sample in timing.samples_ns],
+        "sample_count": len(timing.samples_ns),
+        "samples": [rounded(sample / 1e6) for sample in thinned(timing.samples_ns)],
     }
+
+
+def thinned(samples: Sequence[float]) -> list[float]:
+    """At most MOST_SAMPLES of them, evenly spaced: medians and quantiles of a record are those of all."""
+    count = min(len(samples), MOST_SAMPLES)
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def rounded(sample: float) -> float:
