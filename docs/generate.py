@@ -23,7 +23,7 @@ from waterline.report import results
 
 FOLDER = Path(__file__).parent
 RECORDS, LAYERS = FOLDER.parent / "benchmarks" / "records", FOLDER.parent / "benchmarks" / "layers"
-README = "../README.md"
+README, GAPS = "../README.md", "efficiency-gaps.md"
 
 # Families of operators in the order of the page: heading -> the module whose table they are in.
 FAMILIES: dict[str, ModuleType] = {
@@ -142,16 +142,31 @@ def results_page() -> str:
 
 def readme() -> str:
     """README.md, whose table of networks is written and the rest kept."""
-    text = (FOLDER / README).read_text(encoding="utf-8")
+    return filled(README, results.networks_block(results.read(RECORDS)))
+
+
+def gaps_page() -> str:
+    """docs/efficiency-gaps.md, whose tables are written and the rest kept."""
+    return filled(GAPS, results.gaps_block(results.read(RECORDS)))
+
+
+def filled(page: str, block: str) -> str:
+    """A page with `block` between its marks."""
+    text = (FOLDER / page).read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md has no place for its table, between {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{results.networks_block(results.read(RECORDS))}\n\n{END}{after}"
+        raise ValueError(f"{page} has no place for what is written, between {BEGIN!r} and {END!r}")
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}"
 
 
 # page, relative to this folder -> its text
-PAGES: dict[str, Callable[[], str]] = {"operators.md": operators_page, "results.md": results_page, README: readme}
+PAGES: dict[str, Callable[[], str]] = {
+    "operators.md": operators_page,
+    "results.md": results_page,
+    GAPS: gaps_page,
+    README: readme,
+}
 
 
 if __name__ == "__main__":
