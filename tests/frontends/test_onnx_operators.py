@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+import waterline
 from waterline import reference
 from waterline.frontends.onnx import load
 from waterline.graph import Graph, ops
@@ -408,13 +409,33 @@ def test_upsample(opset: int) -> None:
 
 # ---- reductions -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "kind", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
+    "kind",
+    [
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSumExp",
+    ],
 )
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_reductions(kind: str, keepdims: int) -> None:
     check(build([node(kind, "x,a", keepdims=keepdims)], {"x": (1, 3, 4, 5)}, constants={"a": [-1, 2]}, opset=18))
     if kind != "ReduceSum":
         check(build([node(kind, "x", keepdims=keepdims, axes=[-1, 1])], {"x": (1, 3, 4, 5)}, opset=13))
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_log_sum_exp_neither_overflows_nor_makes_nan_of_infinities(keepdims: int) -> None:
+    x = np.array([[300.0, 299.0], [-300.0, -301.0], [np.inf, 1.0], [-np.inf, -np.inf], [-np.inf, 2.0], [np.nan, 1.0]])
+    with np.errstate(invalid="ignore"):
+        expected = np.logaddexp(x[:, 0], x[:, 1]).reshape((-1, 1) if keepdims else -1)
+    model = build([node("ReduceLogSumExp", "x,a", keepdims=keepdims)], {"x": (6, 2)}, constants={"a": [1]})
+    np.testing.assert_allclose(reference.run(load(model), {"x": x.astype(np.float32)})["y"], expected, rtol=1e-6)
+    np.testing.assert_allclose(waterline.compile(model)(x.astype(np.float32)), expected, rtol=1e-6)
 
 
 def test_reduction_of_no_axes() -> None:

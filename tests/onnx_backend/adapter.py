@@ -38,6 +38,7 @@ PARAMETERS: dict[str, Sequence[int]] = {
     "ReduceL1": (1,),
     "ReduceL2": (1,),
     "ReduceLogSum": (1,),
+    "ReduceLogSumExp": (1,),
     "ReduceMax": (1,),
     "ReduceMean": (1,),
     "ReduceMin": (1,),
