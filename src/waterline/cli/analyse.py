@@ -38,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if arguments.figures is not None:
+        figures.prepare(arguments.figures)  # a mistake is said before the work, not after it
     analysis = _analysis(arguments)
     _print(analysis, arguments)
     if arguments.figures is not None:

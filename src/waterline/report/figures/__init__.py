@@ -4,7 +4,7 @@ Each function makes a `Drawing` in a light or a dark theme. matplotlib is import
 nothing of its global state is used or left changed. docs/figures.md tells how to read them.
 """
 
-from waterline.report.figures.collection import of_analysis, save_all
+from waterline.report.figures.collection import of_analysis, prepare, save_all
 from waterline.report.figures.drawing import Drawing
 from waterline.report.figures.experiments import by_batch, efficiency_bars, ratio_rows
 from waterline.report.figures.gap import efficiency_gap
@@ -25,6 +25,7 @@ __all__ = [
     "efficiency_bars",
     "efficiency_gap",
     "of_analysis",
+    "prepare",
     "ratio_rows",
     "roofline",
     "save_all",

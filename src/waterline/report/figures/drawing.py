@@ -38,9 +38,8 @@ def drawing_settings() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise InvalidArgument(
-            "figures need matplotlib, which is not installed", "pip install 'waterline[plots]'"
-        ) from (error)
+        hint = "pip install 'waterline[plots]'"
+        raise InvalidArgument("figures need matplotlib, which is not installed", hint) from error
     defaults: dict[str, Any] = {
         key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
     }
