@@ -17,7 +17,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,50 @@ class Alternative:
     refusal: str
 
 
+class Efficiencies:
+    """What layers, blocks and networks have in common: a time, its bound, and what was done in it."""
+
+    if TYPE_CHECKING:  # fields of some, sums in others
+
+        @property
+        def flops(self) -> int: ...
+        @property
+        def executed_flops(self) -> float: ...
+        @property
+        def bytes(self) -> int: ...
+        @property
+        def time_ns(self) -> float: ...
+        @property
+        def bound_ns(self) -> float: ...
+        @property
+        def peak_flops_per_s(self) -> float: ...
+
+    @property
+    def operational_intensity(self) -> float:
+        """Operations a byte."""
+        return _ratio(self.flops, self.bytes)
+
+    @property
+    def attainable_efficiency(self) -> float:
+        """What the roofline allows the direct algorithm, at most 1."""
+        return self._efficiency(self.flops, self.bound_ns)
+
+    @property
+    def computational_efficiency(self) -> float:
+        """Of the direct algorithm's operations, above 1 where a fast one needs fewer: time = flops / (peak x this)."""
+        return self._efficiency(self.flops, self.time_ns)
+
+    @property
+    def effective_efficiency(self) -> float:
+        """Of the operations that are executed: at most 1, but for noise."""
+        return self._efficiency(self.executed_flops, self.time_ns)
+
+    def _efficiency(self, flops: float, time_ns: float) -> float:
+        return _ratio(flops * 1e9, time_ns * self.peak_flops_per_s)
+
+
 @dataclass(frozen=True)
-class LayerAnalysis:
+class LayerAnalysis(Efficiencies):
     """One step of a plan.
 
     Attributes:
@@ -113,33 +155,13 @@ class LayerAnalysis:
     alternatives: tuple[Alternative, ...] = ()
 
     @property
-    def operational_intensity(self) -> float:
-        """Operations a byte."""
-        return self.flops / self.bytes if self.bytes else 0.0
-
-    @property
-    def attainable_efficiency(self) -> float:
-        """What the roofline allows the direct algorithm, at most 1."""
-        return _ratio(self.flops * 1e9, self.bound_ns * self.peak_flops_per_s)
-
-    @property
-    def computational_efficiency(self) -> float:
-        """Of the direct algorithm's operations; above 1 where a fast algorithm needs fewer."""
-        return _ratio(self.flops * 1e9, self.time_ns * self.peak_flops_per_s)
-
-    @property
-    def effective_efficiency(self) -> float:
-        """Of the operations that are executed: at most 1, but for noise."""
-        return _ratio(self.executed_flops * 1e9, self.time_ns * self.peak_flops_per_s)
-
-    @property
     def lost_ns(self) -> float:
         """Time above the bound, which a faster kernel might win; 0 where the layer is below it."""
         return max(0.0, self.time_ns - self.bound_ns)
 
 
 @dataclass(frozen=True)
-class BlockAnalysis:
+class BlockAnalysis(Efficiencies):
     """Layers that could be one kernel, and what that would change.
 
     Attributes:
@@ -161,34 +183,17 @@ class BlockAnalysis:
     causes: Causes
 
     @property
-    def operational_intensity(self) -> float:
-        """Operations a byte, of the layers one by one."""
-        return self.flops / self.bytes if self.bytes else 0.0
-
-    @property
     def fused_operational_intensity(self) -> float:
         """Operations a byte, of one kernel."""
-        return self.flops / self.fused_bytes if self.fused_bytes else 0.0
-
-    @property
-    def effective_efficiency(self) -> float:
-        return _ratio(self.executed_flops * 1e9, self.time_ns * self.peak_flops_per_s)
-
-    @property
-    def attainable_efficiency(self) -> float:
-        return _ratio(self.flops * 1e9, self.bound_ns * self.peak_flops_per_s)
+        return _ratio(self.flops, self.fused_bytes)
 
     @property
     def fused_attainable_efficiency(self) -> float:
-        return _ratio(self.flops * 1e9, self.fused_bound_ns * self.peak_flops_per_s)
-
-    @property
-    def computational_efficiency(self) -> float:
-        return _ratio(self.flops * 1e9, self.time_ns * self.peak_flops_per_s)
+        return self._efficiency(self.flops, self.fused_bound_ns)
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Efficiencies):
     """A network on a machine.
 
     Attributes:
@@ -245,21 +250,12 @@ class Analysis:
     @property
     def waterline(self) -> float:
         """The computational efficiency that the layers' bounds allow."""
-        return _ratio(self.flops * 1e9, self.bound_ns * self.peak_flops_per_s)
+        return self.attainable_efficiency
 
     @property
     def fused_waterline(self) -> float:
         """The same if every block is a kernel."""
-        return _ratio(self.flops * 1e9, self.fused_bound_ns * self.peak_flops_per_s)
-
-    @property
-    def computational_efficiency(self) -> float:
-        """latency = operations / (peak x this)."""
-        return _ratio(self.flops * 1e9, self.time_ns * self.peak_flops_per_s)
-
-    @property
-    def effective_efficiency(self) -> float:
-        return _ratio(self.executed_flops * 1e9, self.time_ns * self.peak_flops_per_s)
+        return self._efficiency(self.flops, self.fused_bound_ns)
 
     @property
     def causes(self) -> Causes:
@@ -304,9 +300,9 @@ class Analysis:
         return json.dumps(self.to_dict(), indent=1)
 
 
-def _derived(each: LayerAnalysis | BlockAnalysis | Analysis) -> dict[str, float]:
+def _derived(each: Efficiencies) -> dict[str, float]:
     """What properties compute, as far as it is a number: what is not finite is left out, as JSON has none."""
-    names = [name for name, value in vars(type(each)).items() if isinstance(value, property)]
+    names = [name for name in dir(type(each)) if isinstance(getattr(type(each), name), property)]
     found = {name: getattr(each, name) for name in names}
     return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}
 
