@@ -19,7 +19,7 @@ GELU, SILU, HARD_SWISH = Activation("gelu"), Activation("silu"), Activation("har
 
 # Configs beyond those that the algorithms choose for themselves: the smallest, and some odd ones.
 HAND_MADE: dict[type, tuple[Any, ...]] = {
-    GemmConfig: (GemmConfig(1, 1, 1, 1, False), GemmConfig(3, 2, 3, 2, True), GemmConfig(2, 3, 1, 1, True)),
+    GemmConfig: (GemmConfig(1, 1, 1, 1, False), GemmConfig(3, 2, 3, 2, True), GemmConfig(2, 3, 1, 1, True, 0, 64, 2)),
     DepthwiseConfig: (DepthwiseConfig(1, 1, 1), DepthwiseConfig(3, 2, 2)),
     PermuteConfig: (PermuteConfig(1), PermuteConfig(5)),
 }

@@ -134,6 +134,8 @@ KERNELS = {
     "shorter than the unrolling": replace(BASE, run_elems=1, tile=Tile(3, 2, 4)),
     "one column": replace(BASE, columns=1, tile=Tile(3, 1, 2)),
     "panel outer": replace(BASE, panel_outer=True, block_tiles=1),
+    "panel outer, one image after the other": replace(BASE, panel_outer=True, block_tiles=1, group_images=1),
+    "panel outer, groups of as many images": replace(BASE, panel_outer=True, block_tiles=1, group_images=2),
     "block of one tile": replace(BASE, block_tiles=1),
     "any tails": replace(BASE, tile=Tile(6, 1, 2), tails=any_tails(6)),
     "a tail only": replace(BASE, tile=Tile(9, 1, 2), tails=(8,)),
@@ -240,3 +242,11 @@ def test_cycles_of_a_tile_are_at_least_those_of_its_arithmetic(machine):
         cycles = tile.cycles_per_depth(machine)
         assert cycles >= tile.rows * tile.vectors / machine.fma_ports
         assert cycles >= machine.fma_latency
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5, 7])
+def test_groups_of_images(images: int, rng):
+    """The last group is smaller; every image is computed once, whatever the order of items."""
+    kernel = replace(BASE, panel_outer=True, block_tiles=1, group_images=3)
+    problem = Problem(kernel, LOCAL.isa, rng, images=images)
+    np.testing.assert_array_equal(problem.run(), problem.truth())

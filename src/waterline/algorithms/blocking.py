@@ -62,7 +62,8 @@ class Product:
 class GemmConfig:
     """A blocking: the register tile, main tiles in a block of rows, whether panels are the outer loop, how much of the
     depth is multiplied at a time while the weights of the next such chunk are on their way (0: all of it), and how far
-    ahead of their use weights are asked for from the second-level cache (0: not)."""
+    ahead of their use weights are asked for from the second-level cache (0: not). Panels that are the outer loop pass
+    over `group_images` images of a batch before the next ones (0: over all)."""
 
     rows: int
     vectors: int
@@ -71,6 +72,7 @@ class GemmConfig:
     panel_outer: bool
     chunk_elems: int = 0
     near_bytes: int = 0
+    group_images: int = 0
 
     @property
     def tile(self) -> Tile:
@@ -176,14 +178,19 @@ def _blocked(product: Product, tile: Tile, machine: Machine) -> GemmConfig:
     is_large = product.weight_bytes > machine.l2_bytes // 2
     # Rows rather than columns are divided among cores: the next layer finds the rows where this one has left them.
     shares = min(machine.cores, MOST_ROW_SHARES)
+    # Images that stay in the second-level cache while panels pass over them; weights are read again for the next ones.
+    images = max(1, int(machine.l2_bytes // 2 / max(product.rows * product.row_bytes, 1.0)))
     if has_far_weights(product, machine):
         block = full if is_large else -(-full // shares)
         chunk = chunk_elems(product, tile, machine)
-        return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, is_large or block == full, chunk)
+        is_outer = is_large or block == full
+        group = images if is_outer else 0
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, is_outer, chunk, group_images=group)
     panel_bytes = product.depth * tile.vectors * machine.vector_bytes
     near_bytes = NEAR_BYTES if panel_bytes > machine.l1d_bytes // 2 else 0
     if is_large:
-        return GemmConfig(tile.rows, tile.vectors, tile.unroll, min(full, 16), True, near_bytes=near_bytes)
+        block = min(full, 16)
+        return GemmConfig(tile.rows, tile.vectors, tile.unroll, block, True, 0, near_bytes, images)
     budget = machine.l2_bytes // 4
     block = max(1, int(budget / max(tile.rows * product.row_bytes, 1.0)))
     block = min(block, -(-full // (2 * shares)), 16)

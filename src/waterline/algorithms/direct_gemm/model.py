@@ -77,6 +77,7 @@ class DirectGemm(Algorithm):
             chunk_runs=chunking.chunk_runs,
             prefetch_passes=chunking.prefetch_passes,
             near_bytes=config.near_bytes,
+            group_images=config.group_images,
         )
         images, image_rows = (1, spec.n * rows) if merged else (spec.n, rows)
         blocks = max(1, -(-(image_rows // config.rows) // config.block_tiles))

@@ -79,6 +79,7 @@ class Im2col(Algorithm):
             chunk_runs=chunking.chunk_runs,
             prefetch_passes=chunking.prefetch_passes,
             near_bytes=config.near_bytes,
+            group_images=config.group_images,
         )
         rows = Rows.of_images(spec.n, product.rows, config)
         left = LeftOperand(Workspace("patches"), product.rows * product.depth)

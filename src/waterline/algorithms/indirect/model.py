@@ -112,6 +112,7 @@ def indirect_call(spec: ConvSpec, config: GemmConfig, views: Views, machine: Mac
         chunk_runs=chunking.chunk_runs,
         prefetch_passes=chunking.prefetch_passes,
         near_bytes=config.near_bytes,
+        group_images=config.group_images,
     )
     left = LeftOperand(Input(0), views.x.strides[0], Packed("table"), Packed("zero"))
     return gemm_call(kernel, spec, views, machine, Rows.of_images(spec.n, rows, config), seconds, left)

@@ -60,6 +60,8 @@ X, TABLE, ZERO, PANELS, BIAS, Y, RESIDUAL, IMAGES, ROWS, BLOCKS, X_IMAGE, Y_IMAG
 class GemmKernel(Kernel):
     """The kernel. Items are (image, block of rows, panel) or, with `panel_outer`, (panel, image, block of rows).
 
+    With `group_images` the latter are so for a group of images after the other.
+
     Attributes:
         runs, run_elems: the depth of the product is runs x run_elems.
         columns: outputs of one group. groups: independent products side by side; group g reads at g * run_elems.
@@ -74,6 +76,7 @@ class GemmKernel(Kernel):
         group_elems: distance of the rows of neighbouring groups; 0: run_elems.
         adds_chunks: each chunk is summed by itself and added to what rests in y, instead of going on with its sums:
             shorter chains of roundings.
+        group_images: with `panel_outer`, images that all panels pass over before the next ones; 0: all images.
         near_bytes: how far ahead of its use a panel is asked for, into the first-level cache; 0: not.
     """
 
@@ -94,6 +97,7 @@ class GemmKernel(Kernel):
     group_elems: int = 0
     adds_chunks: bool = False
     near_bytes: int = 0
+    group_images: int = 0
 
     @property
     def has_table(self) -> bool:
@@ -141,10 +145,7 @@ class GemmKernel(Kernel):
         group_bytes = ((panels - 1) * width + -(-last_columns // lanes) * lanes) * depth * ELEM_BYTES
         with e.loop(begin, end, name="item") as item:
             if self.panel_outer:
-                block = e.builder.urem(item, words[BLOCKS])
-                rest = e.builder.udiv(item, words[BLOCKS])
-                image = e.builder.urem(rest, words[IMAGES])
-                panel_index = e.builder.udiv(rest, words[IMAGES])
+                panel_index, image, block = self._panel_outer_item(e, item, words[IMAGES], words[BLOCKS])
             else:
                 panel_index = e.mod(item, self.groups * panels)
                 rest = e.div(item, self.groups * panels)
@@ -173,6 +174,17 @@ class GemmKernel(Kernel):
                         self._emit_rows(e, part, last_columns, x, weights)
                     with otherwise:
                         self._emit_rows(e, part, width, x, weights)
+
+    def _panel_outer_item(self, e: Emitter, item: Value, images: Value, blocks: Value) -> tuple[Value, Value, Value]:
+        """Panel, image and block of rows of an item: panels are the outer loop of each group of images."""
+        b, first = e.builder, e.index(0)
+        if self.group_images:
+            whole = b.mul(blocks, e.index(self.group_images * self.groups * self.panels(e.lanes)))
+            first = e.mul(b.udiv(item, whole), self.group_images)
+            item = b.urem(item, whole)
+            images = e.minimum(self.group_images, e.sub(images, first))  # the last group may be smaller
+        rest = b.udiv(item, blocks)
+        return b.udiv(rest, images), e.add(first, b.urem(rest, images)), b.urem(item, blocks)
 
     def _emit_rows(self, e: Emitter, part: Part, columns: int, x: Value, weights: Value) -> None:
         """All rows of a block, chunk of depth by chunk of depth."""
