@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from waterline.errors import InvalidArgument, InvalidModel
 from waterline.frontends.onnx.signature import Signature, describe

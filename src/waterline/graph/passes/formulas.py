@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from waterline.graph.ops import Binary, Unary
 from waterline.graph.passes.rewriting import Rewriting
@@ -141,7 +142,7 @@ def derive(rewriting: Rewriting, tensor: str, variable: str) -> tuple[Formula, s
         if any(part is None for part in parts):
             return None
         step: Callable[..., Formula | None] = transform if isinstance(node.op, Unary) else combine
-        first = node.op.function if isinstance(node.op, Unary) else node.op.kind  # type: ignore[attr-defined]
+        first = node.op.function if isinstance(node.op, Unary) else node.op.kind
         return step(first, *parts)
 
     formula = visit(tensor)
@@ -150,7 +151,7 @@ def derive(rewriting: Rewriting, tensor: str, variable: str) -> tuple[Formula, s
     return formula, {name for name in found if name != variable and rewriting.producer(name) is not None}
 
 
-def is_elementary(op: object) -> bool:
+def is_elementary(op: object) -> TypeGuard[Unary | Binary]:
     """Whether the op may be part of a formula."""
     if isinstance(op, Binary):
         return op.after is None and op.kind in ("add", "sub", "mul", "div", "pow")

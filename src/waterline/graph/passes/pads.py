@@ -44,7 +44,8 @@ def merged(op: Op, sides: Sides, value: float, is_input_not_negative: bool) -> C
     # Cropping and then padding with zeros is not the sum of both; every other order of signs is.
     if any(outer < 0 < inner for outer, inner in zip(sides, op.pad, strict=True)):
         return None
-    total: Sides = tuple(outer + inner for outer, inner in zip(sides, op.pad, strict=True))  # type: ignore[assignment]
+    (top, left, bottom, right), inner = sides, op.pad
+    total = (top + inner[0], left + inner[1], bottom + inner[2], right + inner[3])
     if isinstance(op, Conv):
         return replace(op, pad=total) if value == 0 else None
     # Pooling has rules of its own for the last window (ceil_mode) and for pads (not negative, below the window).

@@ -191,9 +191,12 @@ def _order(records: Sequence[Record], gpus: Sequence[str]) -> list[str]:
     def ranked(efficiency: Callable[[Record], float]) -> list[str]:
         return [record["model"] for record in sorted(records, key=efficiency, reverse=True)]
 
+    def published(gpu: str) -> Callable[[Record], float]:
+        return lambda record: float(record["published"][gpu])
+
     if len(records) < 2:
         return []
-    theirs = {gpu: ranked(lambda record, gpu=gpu: float(record["published"][gpu])) for gpu in gpus}  # type: ignore[misc]
+    theirs = {gpu: ranked(published(gpu)) for gpu in gpus}
 
     def verdict(here: Sequence[str]) -> str:
         same = [gpu for gpu, order in theirs.items() if order == list(here)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -37,8 +38,8 @@ def batch_norm(
     return b.emit(BatchNorm(eps), x, *parameters)
 
 
-def native_batch_norm(b: Builder, *arguments: object) -> tuple[Value | None, ...]:
-    return batch_norm(b, *arguments), None, None  # type: ignore[arg-type]
+def native_batch_norm(b: Builder, *arguments: Any) -> tuple[Value | None, ...]:
+    return batch_norm(b, *arguments), None, None
 
 
 def batch_norm_no_training(
