@@ -7,12 +7,22 @@ import pytest
 from onnx import numpy_helper
 
 from waterline import models
+from waterline.models.convfirst_family import FAMILY
 
 torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 # Networks that torchvision does not have, and large ones that are another's definition with other numbers.
-LEFT_OUT = ("overfeat", "convfirst_tiny", "vgg11", "vgg19", "resnet34", "resnet101")
+LEFT_OUT = (
+    "overfeat",
+    "convfirst_tiny",
+    "convfirst_small",
+    "convfirst_base",
+    "vgg11",
+    "vgg19",
+    "resnet34",
+    "resnet101",
+)
 
 
 @pytest.fixture(scope="module")

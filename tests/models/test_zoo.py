@@ -11,7 +11,7 @@ import pytest
 from waterline import models
 from waterline.errors import InvalidArgument
 
-# Learnable parameters. All but the last two are torchvision's (without auxiliary classifiers); OverFeat's is the sum
+# Learnable parameters. All but the last four are torchvision's (without auxiliary classifiers); OverFeat's is the sum
 # over the paper's table 1, which says "145 M".
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -35,7 +35,9 @@ PARAMETERS = {
     "googlenet": 6_624_904,
     "inception_v3": 23_834_568,
     "overfeat": 145_920_872,
-    "convfirst_tiny": 6_675_176,
+    "convfirst_tiny": 7_712_488,
+    "convfirst_small": 13_307_368,
+    "convfirst_base": 27_963_112,
 }
 # Multiply-adds of the convolutions at the network's own size, in millions, as commonly published.
 CONVOLUTION_MMACS = {"resnet18": 1814, "resnet50": 4087, "vgg16": 15347, "mobilenet_v2": 300, "squeezenet1_0": 819}

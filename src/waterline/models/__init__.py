@@ -1,24 +1,37 @@
-"""The zoo: networks of the papers and of torchvision as ONNX models with random weights. One definition each."""
+"""The zoo: networks of the papers and of torchvision as ONNX models with random weights. One definition each.
+
+`waterline.models.convfirst` has the ConvFirst family as PyTorch modules too; nothing else here needs torch.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from onnx import ModelProto
 
 from waterline.errors import InvalidArgument
+from waterline.models import modern
 from waterline.models.branched import densenet, googlenet, inception_v3
+from waterline.models.convfirst_family import FAMILY, ConvFirstConfig
 from waterline.models.layer import build_layer
 from waterline.models.mobile import efficientnet_b0, mobilenet_v2, mobilenet_v3_large, shufflenet_v2
-from waterline.models.modern import convfirst, convnext
 from waterline.models.network import Network, Tensor
 from waterline.models.plain import alexnet, overfeat, squeezenet, vgg
 from waterline.models.resnet import regnet_y, resnet
 from waterline.spec import ConvSpec
 
-__all__ = ["build", "build_layer", "convolutions", "default_image_size", "names"]
+__all__ = [
+    "ConvFirstConfig",
+    "build",
+    "build_convfirst",
+    "build_layer",
+    "convolutions",
+    "default_image_size",
+    "names",
+]
 
 
 @dataclass(frozen=True)
@@ -46,11 +59,11 @@ _ZOO: dict[str, _Entry] = {
     "mobilenet_v3_large": _Entry(mobilenet_v3_large),
     "efficientnet_b0": _Entry(efficientnet_b0),
     "shufflenet_v2_x1_0": _Entry(lambda net: shufflenet_v2(net, (4, 8, 4), (24, 116, 232, 464, 1024))),
-    "convnext_tiny": _Entry(lambda net: convnext(net, (3, 3, 9, 3), (96, 192, 384, 768))),
+    "convnext_tiny": _Entry(lambda net: modern.convnext(net, (3, 3, 9, 3), (96, 192, 384, 768))),
     "densenet121": _Entry(lambda net: densenet(net, (6, 12, 24, 16))),
     "googlenet": _Entry(googlenet),
     "inception_v3": _Entry(inception_v3, image_size=299, least_image_size=75),
-    "convfirst_tiny": _Entry(lambda net: convfirst(net, (2, 2, 6, 2), (64, 128, 256, 512))),
+    **{name: _Entry(partial(modern.convfirst, config=config)) for name, config in FAMILY.items()},
 }
 
 
@@ -78,6 +91,12 @@ def build(name: str, image_size: int | None = None, seed: int | None = 0) -> Mod
     """
     network = _network(name, image_size, seed)
     return network.finish(_ZOO[name].body(network))
+
+
+def build_convfirst(config: ConvFirstConfig, image_size: int = 224, seed: int | None = 0) -> ModelProto:
+    """As `build`, for a ConvFirst of any configuration."""
+    network = Network("convfirst", image_size, seed)
+    return network.finish(modern.convfirst(network, config))
 
 
 def convolutions(name: str, image_size: int | None = None) -> list[tuple[str, ConvSpec]]:

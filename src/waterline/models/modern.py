@@ -1,13 +1,9 @@
-"""ConvNeXt (Liu et al. 2022), and ConvFirst (Lavin 2024): blocks made for the machine.
-
-ConvFirst's block is the paper's. Its network here is our own: the paper's table of widths and depths was not at hand.
-"""
+"""ConvNeXt (Liu et al. 2022), and ConvFirst (Lavin 2024): blocks made for the machine."""
 
 from __future__ import annotations
 
+from waterline.models.convfirst_family import BlockShape, ConvFirstConfig
 from waterline.models.network import Network, Tensor
-
-GROUP_WIDTH = 8
 
 
 def convnext(net: Network, depths: tuple[int, ...], widths: tuple[int, ...]) -> Tensor:
@@ -36,21 +32,27 @@ def _convnext_block(net: Network, x: Tensor, name: str) -> Tensor:
     return net.add(net.scale(y, f"{name}.layer_scale", 0.5), x)
 
 
-def convfirst(net: Network, depths: tuple[int, ...], widths: tuple[int, ...], expansion: int = 4) -> Tensor:
-    """A 4x4 stem at stride 4, stages of ConvFirst blocks; the first block of a later stage halves the image."""
-    x = net.batch_norm(net.conv(net.input, "stem.conv", widths[0], 4, stride=4), "stem.norm")
-    for stage, depth in enumerate(depths):
-        for block in range(depth):
-            stride = 2 if stage and not block else 1
-            x = _convfirst_block(net, x, f"stages.{stage}.{block}", widths[stage], stride, expansion)
-    x = net.silu(net.batch_norm(x, "head.norm"))
+def convfirst(net: Network, config: ConvFirstConfig) -> Tensor:
+    """As `waterline.models.convfirst.ConvFirst`, with 1000 classes."""
+    kernel, stride, pad = config.stem_kernel, config.stem_stride, config.stem_pad
+    x = net.batch_norm(net.conv(net.input, "stem.conv", config.widths[0], kernel, stride=stride, pad=pad), "stem.norm")
+    for block in config.blocks():
+        x = _convfirst_block(net, x, block)
+    x = net.silu(net.batch_norm(net.conv(x, "head.conv", config.head_width, 1), "head.norm"))
     return net.linear(net.flatten(net.global_average_pool(x)), "head.fc", 1000)
 
 
-def _convfirst_block(net: Network, x: Tensor, name: str, k: int, stride: int, expansion: int) -> Tensor:
-    c = x.channels
-    y = net.conv(x, f"{name}.conv", c, 3, stride=stride, pad=1, groups=c // GROUP_WIDTH)
-    y = net.batch_norm(y, f"{name}.conv_norm")
-    y = net.batch_norm(net.conv(y, f"{name}.expand", expansion * c, 1), f"{name}.expand_norm")
-    y = net.batch_norm(net.conv(net.silu(y), f"{name}.project", k, 1), f"{name}.project_norm")
-    return net.add(y, x) if stride == 1 and c == k else y
+def _convfirst_block(net: Network, x: Tensor, block: BlockShape) -> Tensor:
+    y = net.conv(
+        x,
+        f"{block.name}.conv",
+        block.c,
+        block.kernel,
+        stride=block.stride,
+        pad=block.kernel // 2,
+        groups=block.groups,
+    )
+    y = net.batch_norm(y, f"{block.name}.conv_norm")
+    y = net.batch_norm(net.conv(y, f"{block.name}.expand", block.hidden, 1), f"{block.name}.expand_norm")
+    y = net.batch_norm(net.conv(net.silu(y), f"{block.name}.project", block.k, 1), f"{block.name}.project_norm")
+    return net.add(y, x) if block.has_shortcut else y
