@@ -13,16 +13,7 @@ torch = pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 # Networks that torchvision does not have, and large ones that are another's definition with other numbers.
-LEFT_OUT = (
-    "overfeat",
-    "convfirst_tiny",
-    "convfirst_small",
-    "convfirst_base",
-    "vgg11",
-    "vgg19",
-    "resnet34",
-    "resnet101",
-)
+LEFT_OUT = ("overfeat", *FAMILY, "vgg11", "vgg19", "resnet34", "resnet101")
 
 
 @pytest.fixture(scope="module")
