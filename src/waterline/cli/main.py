@@ -30,6 +30,7 @@ COMMANDS = {
     "check": "correctness against float64",
     "report": "one page of figures and tables, in a file of HTML",
     "experiment": "the papers' tables, measured here",
+    "train": "train ConvFirst, on one process or under torchrun",
 }
 SPELLINGS = {"analyze": "analyse"}
 FAILED, MISTAKE = 1, 2
