@@ -35,9 +35,9 @@ PARAMETERS = {
     "googlenet": 6_624_904,
     "inception_v3": 23_834_568,
     "overfeat": 145_920_872,
-    "convfirst_tiny": 7_712_488,
-    "convfirst_small": 13_307_368,
-    "convfirst_base": 27_963_112,
+    "convfirst_tiny": 9_814_504,
+    "convfirst_small": 17_692_904,
+    "convfirst_base": 29_912_296,
 }
 # Multiply-adds of the convolutions at the network's own size, in millions, as commonly published.
 CONVOLUTION_MMACS = {"resnet18": 1814, "resnet50": 4087, "vgg16": 15347, "mobilenet_v2": 300, "squeezenet1_0": 819}

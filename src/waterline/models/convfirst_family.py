@@ -112,7 +112,7 @@ class ConvFirstConfig:
 
 
 FAMILY: dict[str, ConvFirstConfig] = {
-    "convfirst_tiny": ConvFirstConfig((2, 2, 6, 2), (64, 128, 256, 512)),
-    "convfirst_small": ConvFirstConfig((3, 3, 12, 3), (64, 128, 256, 512)),
-    "convfirst_base": ConvFirstConfig((3, 3, 12, 3), (96, 192, 384, 768)),
+    "convfirst_tiny": ConvFirstConfig((1, 2, 6, 3), (64, 128, 256, 512)),
+    "convfirst_small": ConvFirstConfig((1, 2, 10, 3), (64, 128, 320, 640)),
+    "convfirst_base": ConvFirstConfig((1, 2, 14, 3), (96, 192, 384, 768)),
 }
