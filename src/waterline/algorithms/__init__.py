@@ -1,6 +1,10 @@
 """The ways to compute a convolution, one folder each. `REGISTRY` is the only list of them, the last resort last."""
 
+from typing import Any
+
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Refusal, Views
+from waterline.algorithms.block_fusion import BLOCK_FUSION
+from waterline.algorithms.block_fusion.model import BlockConfig, BlockFusion
 from waterline.algorithms.blocking import GemmConfig
 from waterline.algorithms.depthwise import DEPTHWISE
 from waterline.algorithms.depthwise.model import DepthwiseConfig
@@ -25,15 +29,20 @@ REGISTRY_CONFIGS: tuple[type, ...] = (
     WinogradConfig,
     FftConfig,
     NaiveConfig,
+    BlockConfig,
 )
 
 
-def by_name(name: str) -> Algorithm:
+# What computes several layers as one.
+BLOCK_REGISTRY: tuple[BlockFusion, ...] = (BLOCK_FUSION,)
+
+
+def by_name(name: str) -> Algorithm[Any, Any]:
     """The algorithm called `name`. Raises KeyError."""
     return _by_name[name]
 
 
-_by_name = {algorithm.name: algorithm for algorithm in REGISTRY}
+_by_name: dict[str, Algorithm[Any, Any]] = {algorithm.name: algorithm for algorithm in (*REGISTRY, *BLOCK_REGISTRY)}
 
 
-__all__ = ["REGISTRY", "REGISTRY_CONFIGS", "Algorithm", "Cost", "Implementation", "Refusal", "Views", "by_name"]
+__all__ = ["BLOCK_REGISTRY", "REGISTRY", "REGISTRY_CONFIGS", "Algorithm", "Cost", "Implementation", "Refusal", "Views", "by_name"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -68,8 +68,12 @@ class Implementation:
     workspaces: Mapping[str, int] = field(default_factory=dict)
 
 
-class Algorithm:
-    """A way to compute a convolution. Instances have no state.
+SpecT = TypeVar("SpecT")  # ConvSpec, or BlockSpec of an algorithm that computes several layers
+ViewsT = TypeVar("ViewsT")
+
+
+class Algorithm(Generic[SpecT, ViewsT]):
+    """A way to compute a convolution (or a block of layers). Instances have no state.
 
     `name` is the registry's key; `variants` are the names behind a colon, for algorithms that have several.
     """
@@ -78,15 +82,15 @@ class Algorithm:
     variants: tuple[str, ...] = ()
     mixes_pixels: bool = False  # whether the rounding of a pixel reaches others, see `reference.conv_bound`
 
-    def refuse(self, spec: ConvSpec, machine: Machine) -> Refusal | None:
+    def refuse(self, spec: SpecT, machine: Machine) -> Refusal | None:
         """None if the algorithm serves `spec` on `machine`, else the reason."""
         raise NotImplementedError
 
-    def configs(self, spec: ConvSpec, machine: Machine) -> list[Config]:
+    def configs(self, spec: SpecT, machine: Machine) -> list[Config]:
         """The few blockings worth trying, the best by cost first."""
         raise NotImplementedError
 
-    def cost(self, spec: ConvSpec, config: Config, machine: Machine) -> Cost:
+    def cost(self, spec: SpecT, config: Config, machine: Machine) -> Cost:
         raise NotImplementedError
 
     def variant(self, config: Config) -> str:
@@ -102,11 +106,11 @@ class Algorithm:
         variant = self.variant(config)
         return f"{self.name}:{variant}" if variant else self.name
 
-    def tolerance(self, spec: ConvSpec, config: Config) -> float:
+    def tolerance(self, spec: SpecT, config: Config) -> float:
         """`a` in the bound |error| <= a * eps * depth * (|x| * |w|) of each output element."""
         return 1.0
 
-    def phases(self, spec: ConvSpec, config: Config, machine: Machine) -> tuple[Phase, ...]:
+    def phases(self, spec: SpecT, config: Config, machine: Machine) -> tuple[Phase, ...]:
         """The phases of a layer in their order; () for an algorithm that has one only.
 
         Where there are some, they cover the layer: every call of `implement` has one of their names, or a clock with
@@ -114,17 +118,17 @@ class Algorithm:
         """
         return ()
 
-    def implement(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> Implementation:
+    def implement(self, spec: SpecT, config: Config, views: ViewsT, machine: Machine) -> Implementation:
         """The calls that compute `spec` on these views. Kernels do not depend on `spec.n`."""
         raise NotImplementedError
 
     def pack_weights(
-        self, spec: ConvSpec, config: Config, weight: np.ndarray, bias: np.ndarray | None, machine: Machine
+        self, spec: SpecT, config: Config, weight: np.ndarray, bias: np.ndarray | None, machine: Machine
     ) -> dict[str, np.ndarray]:
         """Arrays made of the weights (K, C/g, R, S) and the bias, by the calls' names. Independent of n, h, w."""
         raise NotImplementedError
 
-    def pack_tables(self, spec: ConvSpec, config: Config, views: Views, machine: Machine) -> dict[str, np.ndarray]:
+    def pack_tables(self, spec: SpecT, config: Config, views: ViewsT, machine: Machine) -> dict[str, np.ndarray]:
         """Arrays made of the geometry alone. Independent of n."""
         return {}
 

@@ -1,44 +1,20 @@
 """The time of a step before anything has run: the planner's costs for convolutions, bytes moved for operators.
-
-All constants of the operators' model and of what a step costs beside its work are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from waterline.algorithms import by_name
 from waterline.algorithms.base import Cost
+from waterline.algorithms.operator_cost import operator_seconds, step_seconds
 from waterline.graph import ops
 from waterline.machine import Machine
 from waterline.planner import Plan, Step
 from waterline.planner.lower import Copy
 from waterline.runtime.bound import arithmetic_ns, step_bytes
 from waterline.spec import ConvSpec, TensorView
-
-# A step's table entry, its first chunks and the end of the last; with several threads the barrier between two steps.
-STEP_NS = 300.0
-BARRIER_NS = 1200.0
-
-# Of a core's second-level cache, what a step may fill and still find there what the step before has left.
-L2_SHARE = 0.5
-
-# How often an operator goes over its bytes; those that are not here do it once. A normalisation reads for sums first;
-# exponentials cost time at the rate of about as many passes.
-PASSES: Mapping[type[ops.Op], float] = {
-    ops.LayerNorm: 1.5,
-    ops.GroupNorm: 2.0,
-    ops.LocalResponseNorm: 4.0,
-    ops.Softmax: 4.0,
-    ops.Unary: 1.5,
-    ops.Resize: 2.0,
-}
-# The same where the output lies in another order than the input, as behind the caller's NCHW, which comes from the last
-# level: no vector is read whole.
-REORDERING_PASSES = 2.5
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -56,7 +32,7 @@ class Predictor:
         self._costs: dict[tuple[str, ConvSpec, Any], Cost] = {}
 
     def __call__(self, step: Step) -> Prediction:
-        fixed = STEP_NS + (BARRIER_NS if self._machine.cores > 1 else 0.0)
+        fixed = 1e9 * step_seconds(self._machine)
         if step.spec is None:
             return Prediction(fixed + self._moving_ns(step), 0.0)
         cost = self._cost(step)
@@ -73,19 +49,8 @@ class Predictor:
         return self._costs[key]
 
     def _moving_ns(self, step: Step) -> float:
-        machine = self._machine
-        moved = step_bytes(step)
-        is_near = moved <= L2_SHARE * machine.l2_bytes * machine.cores and not is_reordering(step)
-        if is_near:
-            level = "l2"
-        else:
-            level = "l3" if moved <= machine.l3_share_bytes else "dram"
-        return 1e9 * _passes(step) * moved / machine.bytes_per_s(level, machine.cores)
-
-
-def _passes(step: Step) -> float:
-    passes = PASSES.get(type(step.op), 1.0)
-    return max(passes, REORDERING_PASSES) if is_reordering(step) else passes
+        reorders = is_reordering(step)
+        return 1e9 * operator_seconds(step.op, step_bytes(step), self._machine, reorders=reorders)
 
 
 def is_reordering(step: Step) -> bool:

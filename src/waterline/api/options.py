@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from waterline.algorithms import REGISTRY
+from waterline.algorithms import BLOCK_REGISTRY, REGISTRY
 from waterline.algorithms.base import ACCURACIES
 from waterline.errors import InvalidArgument
 from waterline.planner import PlanOptions
@@ -53,13 +53,14 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     accuracy = options.get("accuracy", "default")
     if accuracy not in ACCURACIES:
         raise _wrong("accuracy", accuracy)
-    if not isinstance(options.get("block_fusion", False), bool):
+    if not isinstance(options.get("block_fusion", True), bool):
         raise _wrong("block_fusion", options["block_fusion"])
     tune = options.get("tune", False)
     workspace = options.get("workspace_bytes")
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
-    chosen = PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace)
+    fuses = options.get("block_fusion", True)
+    chosen = PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace, fuses)
     return Options(chosen, _tune_seconds(tune), is_tuned=bool(tune))
 
 
@@ -76,7 +77,7 @@ def _algorithms(names: Any) -> tuple[str, ...]:
         return ()
     if isinstance(names, str):
         names = [names]
-    known = [algorithm.name for algorithm in REGISTRY]
+    known = [algorithm.name for algorithm in (*REGISTRY, *BLOCK_REGISTRY)]
     known += [f"{algorithm.name}:{variant}" for algorithm in REGISTRY for variant in algorithm.variants]
     try:
         names = tuple(names)

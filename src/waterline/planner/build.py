@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from waterline.algorithms import Algorithm, Views, by_name
-from waterline.errors import InvalidArgument
+from waterline.algorithms.block_fusion import BLOCK_FUSION
+from waterline.algorithms.block_fusion.model import BlockViews
+from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
+from waterline.graph.block import BlockSpec
 from waterline.machine import Machine
+from waterline.planner.blocks import Fusion, group_blocks, operator_price
 from waterline.planner.choice import Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
 from waterline.planner.lower import Lowered, lower
@@ -26,11 +31,17 @@ class PlanOptions:
         algorithms: allowed names, or name:variant (empty: all).
         accuracy: the policy, one of `waterline.algorithms.base.ACCURACIES`.
         workspace_bytes: the arena may not be larger (None: no limit).
+        block_fusion: whether several layers may become one kernel. Naming `algorithms` without it forbids it too.
     """
 
     algorithms: tuple[str, ...] = ()
     accuracy: str = "default"
     workspace_bytes: int | None = None
+    block_fusion: bool = True
+
+    @property
+    def fuses(self) -> bool:
+        return self.block_fusion and (not self.algorithms or BLOCK_FUSION.name in self.algorithms)
 
 
 def plan(
@@ -42,8 +53,15 @@ def plan(
         Refused: a layer is served by none of the allowed algorithms, or by none within the limit of memory.
         InvalidArgument: the arena would exceed `options.workspace_bytes` even without workspaces.
     """
-    planning = _Planning(graph, machine, options or PlanOptions(), measured or Measurements())
-    steps, offsets, arena_bytes = planning.run()
+    options = options or PlanOptions()
+    planning = _Planning(graph, machine, options, measured or Measurements())
+    try:
+        steps, offsets, arena_bytes = planning.run()
+    except InvalidArgument:
+        if not options.fuses:
+            raise
+        planning = _Planning(graph, machine, options, measured or Measurements(), eagerly=True)
+        steps, offsets, arena_bytes = planning.run()
     lowered = planning.lowered
     return Plan(
         network=graph.name,
@@ -59,16 +77,42 @@ def plan(
 class _Planning:
     """Choices of layers and their places in memory, which depend on each other where memory is limited."""
 
-    def __init__(self, graph: Graph, machine: Machine, options: PlanOptions, measured: Measurements) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        machine: Machine,
+        options: PlanOptions,
+        measured: Measurements,
+        *,
+        eagerly: bool = False,
+    ) -> None:
         self.lowered = lower(graph)
         self.machine = machine.for_weights(self.lowered.weight_bytes)
         self.options = options
         self.measured = measured
-        self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
+        self.choices: dict[ConvSpec, Choice] = {}
         self.rooms: Rooms | None = None
+        self.fusions: dict[int, Fusion] = {}
+        if options.fuses:
+            self.lowered, self.fusions = group_blocks(
+                self.lowered, self.machine, self._layer_seconds, eagerly=eagerly
+            )
+        self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
         if options.workspace_bytes is not None:
             self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
-        self.choices: dict[ConvSpec, Choice] = {}
+
+    def _layer_seconds(self, index: int) -> float:
+        """Predicted for one image; infinite where no algorithm that is allowed serves the layer."""
+        layer = self.lowered.layers[index]
+        if not isinstance(layer.spec, ConvSpec):
+            return operator_price(layer, self.machine)
+        step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs), spec=layer.spec)
+        try:
+            seconds = self._choice(index, layer.spec, step).candidates[0].seconds
+        except Refused:
+            return math.inf
+        assert seconds is not None
+        return seconds
 
     def run(self) -> tuple[list[Step], dict[str, int], int]:
         """The steps, where everything lies in the arena, and its size.
@@ -107,6 +151,17 @@ class _Planning:
         step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs))
         if layer.spec is None:
             return step
+        if index in self.fusions:
+            fusion = self.fusions[index]
+            return replace(
+                step,
+                algorithm=BLOCK_FUSION.name,
+                spec=layer.spec,
+                config=fusion.config,
+                candidates=fusion.candidates,
+                parts=fusion.parts,
+            )
+        assert isinstance(layer.spec, ConvSpec)
         step = replace(step, spec=layer.spec, weight=layer.weight, bias=layer.bias)
         choice = self._choice(index, layer.spec, step)
         return replace(step, algorithm=choice.algorithm.name, config=choice.config, candidates=choice.candidates)
@@ -136,9 +191,11 @@ class _Planning:
         return choice
 
 
-def views_of(step: Step) -> Views:
-    """The tensors of a convolution's step as an algorithm sees them."""
+def views_of(step: Step) -> Views | BlockViews:
+    """The tensors of a step as its algorithm sees them."""
     assert step.spec is not None
+    if isinstance(step.spec, BlockSpec):
+        return BlockViews(tuple(storage.view for storage in step.inputs), step.outputs[0].view)
     residual = step.inputs[-1].view if step.spec.epilogue.residual else None
     return Views(step.inputs[0].view, step.outputs[0].view, residual)
 

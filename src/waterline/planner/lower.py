@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from waterline.algorithms.indirect.model import MERGE_BELOW_CHANNELS
 from waterline.graph import Graph, Node
+from waterline.graph.block import BlockSpec
 from waterline.graph.ops import (
     AdaptivePool,
     BatchNorm,
@@ -53,7 +54,18 @@ class Copy(Op):
         return [inputs[0]]
 
 
-codec.register(Copy)
+@dataclass(frozen=True)
+class Fused(Op):
+    """So many layers in one kernel. Made by the planner only."""
+
+    layers: int
+
+    def infer(self, inputs: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        return [inputs[0]]
+
+
+for _class in (Copy, Fused):
+    codec.register(_class)
 
 
 @dataclass
@@ -64,7 +76,7 @@ class Layer:
     op: Op
     inputs: list[Storage]
     outputs: list[Storage]
-    spec: ConvSpec | None = None
+    spec: ConvSpec | BlockSpec | None = None
     weight: str = ""
     bias: str = ""
 
@@ -391,4 +403,4 @@ def _same_places(a: TensorView, b: TensorView) -> bool:
     return all(d <= 1 or s == t for d, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
-__all__ = ["Copy", "Layer", "Lowered", "lower"]
+__all__ = ["Copy", "Fused", "Layer", "Lowered", "lower"]

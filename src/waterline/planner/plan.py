@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from waterline.errors import InvalidArgument
+from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.graph.ops import Op
 from waterline.planner import codec
 from waterline.planner.storage import Storage
 from waterline.spec import ConvSpec
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ class Step:
     Attributes:
         name: the node's name. op: what is computed. inputs, outputs: where its tensors lie.
         algorithm: the registry's name, or "" for an operator that has one way only.
-        spec, config: of a convolution (None for the others).
+        spec, config: of a convolution or of a block of layers (None for the others).
         weight, bias: names of the graph's constants that a convolution packs.
         candidates: every algorithm that was considered, the chosen one first.
         workspace_bytes: name -> offset in the arena.
+        parts: of a block, its layers as they would be by themselves, with the algorithm and the config that each has
+            inside. What lies between them has no buffer.
     """
 
     name: str
@@ -67,12 +70,18 @@ class Step:
     inputs: tuple[Storage, ...]
     outputs: tuple[Storage, ...]
     algorithm: str = ""
-    spec: ConvSpec | None = None
+    spec: ConvSpec | BlockSpec | None = None
     config: Any = None
     weight: str = ""
     bias: str = ""
     candidates: tuple[Candidate, ...] = ()
     workspaces: tuple[tuple[str, int], ...] = ()
+    parts: tuple[Step, ...] = ()
+
+    @property
+    def layers(self) -> tuple[Step, ...]:
+        """The step itself, or the parts of a block."""
+        return self.parts or (self,)
 
     @property
     def kind(self) -> str:
@@ -119,5 +128,5 @@ class Plan:
         return plan
 
 
-for _class in (Buffer, Candidate, Step, Plan, Storage):
+for _class in (Buffer, Candidate, Step, Plan, Storage, BlockLayer, BlockSpec):
     codec.register(_class)

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from waterline.algorithms import by_name
+from waterline.algorithms.block_fusion.layers import stage_name
 from waterline.codegen.cpu.memory import aligned_copy
 from waterline.graph.ops import ConvTranspose
 from waterline.machine import Machine
 from waterline.planner import Step
 from waterline.runtime.locks import RenewedLock
+from waterline.spec import ConvSpec
 
 
 class PackedWeights:
@@ -36,7 +38,7 @@ class PackedWeights:
 
     def prepare(self, steps: Iterable[Step]) -> None:
         """Packs the weights of these steps, several at a time: NumPy releases the GIL for most of it."""
-        steps = list(steps)
+        steps = [layer for step in steps for layer in step.layers]
         missing = {self._key(step): step for step in steps if step.spec and self._key(step) not in self._packed}
         users = Counter(step.weight for step in missing.values())
         as_they_are = {storage.root for step in steps if step.spec is None for storage in step.inputs}
@@ -60,12 +62,16 @@ class PackedWeights:
 
     def serves(self, steps: Iterable[Step]) -> bool:
         """Whether the weights of these steps are packed, or can be."""
-        return all(self._key(step) in self._packed or step.weight not in self._released for step in steps if step.spec)
+        layers = [layer for step in steps for layer in step.layers if layer.spec]
+        return all(self._key(layer) in self._packed or layer.weight not in self._released for layer in layers)
 
     def of(self, step: Step) -> dict[str, np.ndarray]:
-        """The packed weights and bias of a convolution's step."""
+        """The packed weights and biases of a step: of a block those of its parts, named after their places."""
+        if step.parts:
+            found = {number: self.of(part) for number, part in enumerate(step.parts) if part.spec is not None}
+            return {stage_name(i, name): array for i, arrays in found.items() for name, array in arrays.items()}
         spec = step.spec
-        assert spec is not None
+        assert isinstance(spec, ConvSpec)
         key = self._key(step)
         if key not in self._packed:
             weight = convolution_weight(step, self._constants[step.weight])
@@ -76,7 +82,7 @@ class PackedWeights:
 
     def _key(self, step: Step) -> tuple[object, ...]:
         """Two layers may share a constant and read it differently: a tied autoencoder turns it round."""
-        assert step.spec is not None
+        assert isinstance(step.spec, ConvSpec)
         return (step.weight, step.bias, step.algorithm, step.config, type(step.op).__name__, step.spec.groups)
 
     def constant(self, name: str) -> np.ndarray:
@@ -97,7 +103,7 @@ class PackedWeights:
 def convolution_weight(step: Step, weight: np.ndarray) -> np.ndarray:
     """The weight as (K, C/g, R, S), whatever the layer is."""
     spec = step.spec
-    assert spec is not None
+    assert isinstance(spec, ConvSpec)
     if isinstance(step.op, ConvTranspose):
         # (C, K/g, R, S), to be turned round: the transposed convolution is a convolution with flipped filters.
         grouped = weight.reshape(spec.groups, spec.group_c, spec.group_k, spec.r, spec.s)

@@ -65,14 +65,18 @@ class Depthwise(Algorithm):
             found.append(DepthwiseConfig(even_width(spec.q, max(1, widest)), vectors, live))
         return sorted(found, key=lambda config: self.cost(spec, config, machine).seconds)
 
-    def cost(self, spec: ConvSpec, config: DepthwiseConfig, machine: Machine) -> Cost:
+    def row_cycles(self, spec: ConvSpec, config: DepthwiseConfig, machine: Machine) -> float:
+        """Cycles of one row of output, without its activations."""
         blocks = -(-spec.c // (config.vectors * machine.lanes()))
         tiles = -(-spec.q // config.width)
         chains = config.width * config.vectors
         macs = max(chains / machine.multiply_adds_per_cycle, float(machine.fma_latency)) * spec.s
         loads = config.vectors * ((config.width - 1) * spec.stride[1] + 2 * spec.s) / 2
         tile = spec.r * max(macs, loads) + 16 + 2 * chains
-        cycles = spec.n * spec.p * blocks * tiles * tile + epilogue_cycles(spec, machine)
+        return blocks * tiles * tile
+
+    def cost(self, spec: ConvSpec, config: DepthwiseConfig, machine: Machine) -> Cost:
+        cycles = spec.n * spec.p * self.row_cycles(spec, config, machine) + epilogue_cycles(spec, machine)
         arithmetic = cycles / clock_hz(machine) / machine.cores
         return Cost(overlapped(arithmetic, moving_seconds(spec, machine)), spec.flops, spec.least_bytes)
 

@@ -69,14 +69,18 @@ class Grouped(Algorithm):
             product = product_of(spec)
             seconds = gemm_seconds(spec, product, config, machine, spec.n)
             return Cost(seconds, spec.n * product_flops(product, machine), spec.least_bytes)
+        cycles = spec.n * spec.p * self.row_cycles(spec, config, machine) + epilogue_cycles(spec, machine)
+        seconds = cycles / clock_hz(machine) / machine.cores
+        return Cost(overlapped(seconds, moving_seconds(spec, machine)), spec.flops, spec.least_bytes)
+
+    def row_cycles(self, spec: ConvSpec, config: PermuteConfig, machine: Machine) -> float:
+        """Cycles of one row of output by permutations, without its activations."""
         blocks = -(-spec.k // machine.lanes())
         tiles = -(-spec.q // config.width)
         macs = max(config.width / machine.multiply_adds_per_cycle, float(machine.fma_latency)) * spec.s
         shuffles = ((config.width - 1) * spec.stride[1] + spec.s) / 2
         tile = spec.r * spec.group_c * max(macs, (macs + shuffles) * 0.75) + 16 + 2 * config.width
-        cycles = spec.n * spec.p * blocks * tiles * tile + epilogue_cycles(spec, machine)
-        seconds = cycles / clock_hz(machine) / machine.cores
-        return Cost(overlapped(seconds, moving_seconds(spec, machine)), spec.flops, spec.least_bytes)
+        return blocks * tiles * tile
 
     def implement(
         self, spec: ConvSpec, config: PermuteConfig | GemmConfig, views: Views, machine: Machine

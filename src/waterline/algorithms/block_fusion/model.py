@@ -1,0 +1,259 @@
+"""`block_fusion`: all layers of a block, strip by strip of rows, with everything between them in a core's own cache.
+
+Source: Lavin, "On the Efficiency of Convolutional Neural Networks" (2024), block-fusion kernels; the order of
+computation is depth first over strips, see `flow`. On a CPU a strip's intermediate rows stay in the second-level cache
+(or the first, where they are small), and a layer with a filter of several rows reads them through a window that slides
+down the image. Threads share nothing: each computes bands of strips, and at the top of a band the rows that it shares
+with the band above are computed again.
+
+Layouts: NHWC, weights as each layer's own algorithm packs them. Work: that of the layers, and the rows that are computed
+again. Numerics: those of the layers' own algorithms, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from waterline.algorithms.base import Algorithm, Cost, Implementation, Phase, Refusal
+from waterline.algorithms.block_fusion.cpu import BANDS, BlockKernel, Tensor
+from waterline.algorithms.block_fusion.flow import Flow
+from waterline.algorithms.block_fusion.layers import (
+    StagePlan,
+    algorithm_of,
+    named,
+    refuse_layer,
+    row_window,
+    stage_name,
+    stage_plan,
+)
+from waterline.algorithms.block_fusion.pricing import BlockWork, layer_configs
+from waterline.algorithms.blocking import clock_hz, overlapped, uneven
+from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output
+from waterline.graph.block import BlockLayer, BlockSpec
+from waterline.machine import Machine
+from waterline.spec import TensorView, channels_last
+
+ELEM_BYTES = 4
+ALIGNMENT_BYTES = 64
+# Of the second-level cache, what the buffers of a block may fill.
+BUFFER_SHARE = 0.5
+# Rows of pixels that make a product worth while: strips of fewer spend their time on weights.
+LEAST_PIXELS = 24
+# A window over a layer holds this many times the rows that it must: it moves them the more seldom.
+WINDOW_STRIPS = 3
+BANDS_PER_CORE = 2
+MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """Rows of a strip of the result, rows that each inner layer's buffer holds, and each layer's own config (None for
+    operators)."""
+
+    strip_rows: int
+    buffer_rows: tuple[int, ...]
+    layers: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class BlockViews:
+    """Where what the block is given and its result lie: images as (N, C, H, W), constants of any rank."""
+
+    inputs: tuple[TensorView, ...]
+    output: TensorView
+
+
+class BlockFusion(Algorithm[BlockSpec, BlockViews]):
+
+    name = "block_fusion"
+
+    def refuse(self, spec: BlockSpec, machine: Machine) -> Refusal | None:
+        for layer in spec.layers:
+            if reason := refuse_layer(layer, machine):
+                return reason
+        if spec.output[2] < 2:
+            return Refusal(f"its result has {spec.output[2]} row: there are no strips")
+        if not self.configs(spec, machine):
+            return Refusal(
+                f"between its layers, {spec.inner_bytes} bytes an image, no strip fits {BUFFER_SHARE:.0%} of the "
+                f"second-level cache, {machine.l2_bytes} bytes"
+            )
+        return None
+
+    def configs(self, spec: BlockSpec, machine: Machine) -> list[BlockConfig]:
+        """Strips of different heights, the best by cost first."""
+        found: list[BlockConfig] = []
+        flow = flow_of(spec)
+        for strip_rows in strip_heights(spec):
+            least = flow.least_rows(strip_rows)[:-1]
+            buffers = tuple(
+                min(layer.output[2], rows if not again else max(rows, WINDOW_STRIPS * rows - (WINDOW_STRIPS - 1) * again))
+                for layer, rows, again in zip(spec.layers, least, _overlaps(flow, strip_rows), strict=False)
+            )
+            if self.buffer_bytes(spec, buffers) > BUFFER_SHARE * machine.l2_bytes:
+                buffers = least
+            if self.buffer_bytes(spec, buffers) > BUFFER_SHARE * machine.l2_bytes:
+                continue
+            layers = layer_configs(spec, flow, strip_rows, machine)
+            found.append(BlockConfig(strip_rows, buffers, layers))
+        return sorted(found, key=lambda config: self.cost(spec, config, machine).seconds)
+
+    def buffer_bytes(self, spec: BlockSpec, buffer_rows: Sequence[int]) -> int:
+        """Of a thread's memory, for what stays inside."""
+        return sum(
+            -(-(rows * _row_bytes(layer) + ALIGNMENT_BYTES) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+            for layer, rows in zip(spec.layers, buffer_rows, strict=False)
+        )
+
+    def cost(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> Cost:
+        work = BlockWork.of(spec.with_batch(1), flow_of(spec), config, self._bands(spec, config, machine), machine)
+        items = spec.n * work.items
+        compute = spec.n * work.cycles / clock_hz(machine) / machine.cores * uneven(max(items, 1), machine)
+        seconds = overlapped(compute, spec.n * work.near_seconds / machine.cores, work.moving_seconds * spec.n)
+        return Cost(seconds, spec.n * work.flops, spec.least_bytes)
+
+    def phases(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> tuple[Phase, ...]:
+        """One a layer: its operations without what is computed again, its bytes as if it were alone."""
+        found = []
+        for number, layer in enumerate(spec.layers):
+            spec = layer.spec
+            out = ELEM_BYTES * int(np.prod(layer.output))
+            moved = spec.least_bytes if spec is not None else 2 * out
+            found.append(Phase(phase_name(number, layer), float(spec.flops) if spec else 0.0, float(moved)))
+        return tuple(found)
+
+    # ---- running ------------------------------------------------------------------------------------------------
+    def implement(self, spec: BlockSpec, config: BlockConfig, views: BlockViews, machine: Machine) -> Implementation:
+        plans = self._stages(spec, config, views, machine)
+        flow = flow_of(spec)
+        tensors = [Tensor(_view_row_bytes(view)) for view in views.inputs]
+        args: list[Arg] = [Number(0), Clock(tuple(phase_name(i, layer) for i, layer in enumerate(spec.layers)))]
+        for number, view in enumerate(views.inputs):
+            args += [Input(number), Number(_image_bytes(view))]
+        offset = 0
+        for layer, rows in zip(spec.layers, config.buffer_rows, strict=False):
+            tensors.append(Tensor(_row_bytes(layer), offset, rows))
+            offset += self.buffer_bytes(BlockSpec(spec.inputs, (layer,)), (rows,))
+        tensors.append(Tensor(views.output.strides[2] * ELEM_BYTES))
+        args += [Output(), Number(views.output.strides[0] * ELEM_BYTES)]
+        for number, plan in enumerate(plans):
+            args += [named(arg, number) for arg in plan.args]
+        bands = self._bands(spec, config, machine)
+        args[BANDS] = Number(bands)
+        kernel = BlockKernel(
+            stages=tuple(plan.stage for plan in plans),
+            windows=flow.windows,
+            readers=flow.readers,
+            tensors=tuple(tensors),
+            inputs=len(views.inputs),
+            strip_rows=config.strip_rows,
+            stage_scratch_bytes=offset,
+        )
+        scratch = offset + max(plan.scratch_bytes for plan in plans) + ALIGNMENT_BYTES
+        return Implementation((Call(kernel, tuple(args), spec.n * bands, 1, scratch),))
+
+    def pack_tables(
+        self, spec: BlockSpec, config: BlockConfig, views: BlockViews, machine: Machine
+    ) -> dict[str, np.ndarray]:
+        return {
+            stage_name(number, name): table
+            for number, plan in enumerate(self._stages(spec, config, views, machine))
+            for name, table in plan.tables.items()
+        }
+
+    def _stages(
+        self, spec: BlockSpec, config: BlockConfig, views: BlockViews, machine: Machine
+    ) -> list[StagePlan]:
+        where = list(views.inputs)
+        for layer in spec.layers[:-1]:
+            where.append(TensorView.dense((1, *layer.output[1:]), channels_last(4)))
+        where.append(views.output)
+        first = len(views.inputs)
+        return [
+            stage_plan(layer, own, [where[i] for i in layer.inputs], where[first + number], first + number, machine)
+            for number, (layer, own) in enumerate(zip(spec.layers, config.layers, strict=True))
+        ]
+
+    def _bands(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> int:
+        """Parts of an image that threads compute by themselves: enough for all cores, with little computed again."""
+        flow = flow_of(spec)
+        strips = flow.strips(config.strip_rows)
+        if not any(_overlaps(flow, config.strip_rows)):
+            return strips
+        for wanted in (BANDS_PER_CORE * machine.cores, machine.cores):
+            bands = min(strips, max(1, -(-wanted // max(spec.n, 1))))
+            if bands == 1 or bands * _work_again(spec, flow, config.strip_rows) <= MOST_AGAIN:
+                return bands
+        return bands
+
+
+def flow_of(block: BlockSpec) -> Flow:
+    first = len(block.inputs)
+    outputs = [layer.output[2] for layer in block.layers]
+    windows, readers = [], []
+    for number, layer in enumerate(block.layers):
+        source = layer.inputs[0]
+        rows = outputs[source - first] if source >= first else block.inputs[source][2]
+        windows.append(row_window(layer, rows))
+        readers.append(tuple(j for j, other in enumerate(block.layers) if first + number in other.inputs))
+    return Flow(tuple(windows), tuple(readers))
+
+
+def strip_heights(block: BlockSpec) -> list[int]:
+    """Rows of the result that are worth trying, from those that fill a product to all."""
+    _, _, rows, columns = block.output
+    least = min(rows, -(-LEAST_PIXELS // columns))
+    found = []
+    height = least
+    while height < rows:
+        found.append(-(-rows // -(-rows // height)))  # as even as so many strips can be
+        height *= 2
+    return sorted({*found, -(-rows // 2), rows})
+
+
+def _overlaps(flow: Flow, strip_rows: int) -> list[int]:
+    """Rows of each inner layer that a strip reads again, once it is under way."""
+    strips = flow.strips(strip_rows)
+    if strips < 2:
+        return [0] * (len(flow.windows) - 1)
+    band = flow.band(0, min(3, strips), strip_rows)
+    return [-(-again // (min(3, strips) - 1)) for again in band.again[:-1]]
+
+
+def _work_again(block: BlockSpec, flow: Flow, strip_rows: int) -> float:
+    """The part of an image's operations that each further band adds."""
+    overlaps = _overlaps(flow, strip_rows)
+    again = sum(
+        layer.spec.flops * rows / layer.output[2]
+        for layer, rows in zip(block.layers, overlaps, strict=False)
+        if layer.spec is not None
+    )
+    return again / max(block.flops, 1)
+
+
+def phase_name(number: int, layer: BlockLayer) -> str:
+    return f"{number + 1}: {layer.label}"
+
+
+def _row_bytes(layer: BlockLayer) -> int:
+    _, c, _, w = layer.output
+    return c * w * ELEM_BYTES
+
+
+def _view_row_bytes(view: TensorView) -> int:
+    """0 for what belongs to a whole image."""
+    if len(view.shape) != 4 or view.shape[2:] == (1, 1):
+        return 0
+    return view.strides[2] * ELEM_BYTES
+
+
+def _image_bytes(view: TensorView) -> int:
+    """From one image to the next; 0 for constants, which all images share."""
+    return view.strides[0] * ELEM_BYTES if len(view.shape) == 4 and view.shape[0] > 1 else 0
+
+
+__all__ = ["BlockConfig", "BlockFusion", "BlockViews", "algorithm_of", "flow_of"]

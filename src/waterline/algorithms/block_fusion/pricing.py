@@ -1,0 +1,160 @@
+"""What a block costs: the cycles of its layers on strips, what passes through the second-level cache, what enters and
+leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from waterline.algorithms.block_fusion.flow import Flow
+from waterline.algorithms.block_fusion.layers import algorithm_of
+from waterline.algorithms.blocking import (
+    NEAR_BYTES,
+    GemmConfig,
+    Product,
+    epilogue_cycles,
+    product_cycles,
+    product_flops,
+    tiles,
+)
+from waterline.algorithms.depthwise import DEPTHWISE
+from waterline.algorithms.grouped import GROUPED
+from waterline.algorithms.grouped.model import PermuteConfig
+from waterline.algorithms.indirect.model import product_of
+from waterline.algorithms.operator_cost import passes
+from waterline.graph.block import BlockLayer, BlockSpec
+from waterline.machine import Machine
+from waterline.spec import ConvSpec
+
+# Cycles of a layer's call for one strip (or one row, through tables): its arguments, its addresses, the counters.
+CALL_CYCLES = 120.0
+WHOLE_STRIP = 1 << 20  # tiles: of a strip's product, panels are the outer loop
+
+
+class _Config(Protocol):
+    strip_rows: int
+    layers: tuple[Any, ...]
+
+
+@lru_cache(maxsize=4096)
+def _tile_config(product: Product, machine: Machine) -> GemmConfig:
+    unroll = 4 if product.run_elems >= 64 else 2
+    best = min(tiles(machine, product.columns, product.rows, unroll), key=lambda t: product_cycles(product, t, machine))
+    panel_bytes = product.depth * best.vectors * machine.vector_bytes
+    near_bytes = NEAR_BYTES if panel_bytes > machine.l1d_bytes // 2 else 0
+    return GemmConfig(best.rows, best.vectors, best.unroll, WHOLE_STRIP, False, near_bytes=near_bytes)
+
+
+def _strip_product(spec: ConvSpec, rows: int) -> tuple[Product, int]:
+    """The product of one call for so many rows, and how many calls that takes."""
+    whole = product_of(spec)
+    pixels = rows * spec.q if spec.is_pointwise and spec.groups == 1 else spec.q
+    has_table = not (spec.is_pointwise and spec.groups == 1)
+    runs, run = (whole.runs, whole.run_elems) if has_table else (1, spec.c)
+    product = Product(pixels, runs, run, whole.columns, whole.groups, has_table, whole.row_bytes)
+    return product, rows if has_table else 1
+
+
+def layer_configs(block: BlockSpec, flow: Flow, strip_rows: int, machine: Machine) -> tuple[Any, ...]:
+    """The config of each layer's own algorithm for strips of so many rows; None for operators."""
+    strips = flow.strips(strip_rows)
+    computed = flow.band(0, strips, strip_rows).computed
+    found: list[Any] = []
+    for layer, rows in zip(block.layers, computed, strict=True):
+        spec = layer.spec
+        if spec is None:
+            found.append(None)
+            continue
+        one = spec.with_batch(1)
+        algorithm = algorithm_of(one)
+        if algorithm is DEPTHWISE:
+            found.append(algorithm.configs(one, machine)[0])
+            continue
+        if algorithm is GROUPED:
+            best = algorithm.configs(one, machine)[0]
+            if isinstance(best, PermuteConfig):
+                found.append(best)
+                continue
+        product, _ = _strip_product(one, max(1, round(rows / strips)))
+        found.append(_tile_config(product, machine))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """Of one image.
+
+    Attributes:
+        cycles: of all strips together. flops: executed. items: that threads share.
+        near_seconds: in which weights and inner tensors pass through one core's second-level cache.
+        moving_seconds: in which input and result move, for all cores.
+    """
+
+    cycles: float
+    flops: float
+    items: int
+    near_seconds: float
+    moving_seconds: float
+
+    @classmethod
+    def of(cls, block: BlockSpec, flow: Flow, config: _Config, bands: int, machine: Machine) -> BlockWork:
+        strips = flow.strips(config.strip_rows)
+        if any(flow.band(0, min(strips, 3), config.strip_rows).again):
+            first = [band * strips // bands for band in range(bands + 1)]
+            parts = {(a, z - a) for a, z in zip(first, first[1:], strict=False)}
+            computed = {part: flow.band(*part, config.strip_rows).computed for part in parts}
+            each = [computed[(a, z - a)] for a, z in zip(first, first[1:], strict=False)]
+            rows = [sum(column) for column in zip(*each, strict=True)]
+        else:
+            rows = list(flow.band(0, strips, config.strip_rows).computed)
+        cycles, flops, near_bytes = 0.0, 0.0, 0.0
+        for layer, own, total in zip(block.layers, config.layers, rows, strict=True):
+            share = total / layer.output[2]
+            layer_cycles, layer_flops = _layer_work(layer, own, total, strips, machine)
+            cycles += layer_cycles + strips * CALL_CYCLES
+            flops += layer_flops
+            if layer is not block.layers[-1]:
+                near_bytes += 3 * share * 4 * _elems(layer)  # written, and read at least once, with its lines evicted
+            if layer.spec is not None:
+                near_bytes += strips * layer.spec.weight_bytes
+        level = "l2" if block.weight_bytes <= machine.l2_bytes // 2 else machine.weights_level
+        near_seconds = near_bytes / machine.bytes_per_s(level)
+        return cls(cycles, flops, bands, near_seconds, _moving_seconds(block, machine))
+
+
+def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine: Machine) -> tuple[float, float]:
+    """Cycles and operations of a layer that computes so many rows in so many strips."""
+    spec = layer.spec
+    share = rows / layer.output[2]
+    if spec is None:
+        moved = 2 * 4 * _elems(layer) * share
+        hz_bytes = machine.bytes_per_s("l2") / (machine.peak() / (machine.lanes() * 2 * machine.multiply_adds_per_cycle))
+        return passes(layer.op) * moved / hz_bytes, 0.0
+    activations = share * epilogue_cycles(spec, machine)
+    if isinstance(config, GemmConfig):
+        each = max(1, round(rows / strips))
+        product, calls = _strip_product(spec, each)
+        times = rows / each
+        cycles = times * (calls * product_cycles(product, config.tile, machine) + (calls - 1) * CALL_CYCLES)
+        return cycles + activations, times * calls * product_flops(product, machine)
+    algorithm = DEPTHWISE if algorithm_of(spec) is DEPTHWISE else GROUPED
+    return rows * algorithm.row_cycles(spec, config, machine) + activations, share * spec.flops
+
+
+def _moving_seconds(block: BlockSpec, machine: Machine) -> float:
+    """As `blocking.moving_seconds`: the result's lines are read before they are written."""
+    held = block.input_bytes + block.output_bytes
+    level = (
+        "l2"
+        if held <= machine.cores * machine.l2_bytes // 2
+        else "l3"
+        if held <= machine.l3_share_bytes // 2
+        else "dram"
+    )
+    return (block.input_bytes + 2 * block.output_bytes) / machine.bytes_per_s(level, machine.cores)
+
+
+def _elems(layer: BlockLayer) -> int:
+    n, c, h, w = layer.output
+    return n * c * h * w

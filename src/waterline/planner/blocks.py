@@ -1,0 +1,338 @@
+"""`group_blocks`: which layers of a network become one kernel, by comparing each block with the sum of its parts.
+
+It works on layers, not on the graph's nodes, because there transposes, reshapes and slices have become views: what is
+left between two layers is memory. Any layers that follow each other may be a block if nothing between them is read
+elsewhere; of all ways to cut the network into blocks and single layers the cheapest is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from waterline.algorithms.block_fusion import BLOCK_FUSION
+from waterline.algorithms.block_fusion.layers import algorithm_of
+from waterline.algorithms.block_fusion.model import BlockConfig
+from waterline.algorithms.operator_cost import operator_seconds, step_seconds
+from waterline.graph import ops
+from waterline.graph.block import LOCAL_OPS, BlockLayer, BlockSpec
+from waterline.machine import Machine
+from waterline.planner.lower import Fused, Layer, Lowered
+from waterline.planner.plan import Candidate, Step
+from waterline.planner.storage import Storage, has_linear_pixels, is_channels_last
+from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
+
+# A bottleneck with a convolution on its shortcut has four layers, ConvNeXt's block four, a stem and its pooling two;
+# a stem may stand before the first block.
+MOST_LAYERS = 6
+# A block must be predicted to be this much faster than its parts: costs are not that exact.
+LEAST_GAIN = 1.03
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers that could be one: their spec, where its tensors lie, and how each layer sees its own."""
+
+    block: BlockSpec
+    inputs: tuple[Storage, ...]
+    output: Storage
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A group that is computed as one."""
+
+    group: Group
+    config: BlockConfig
+    seconds: float
+    parts_seconds: float
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        return (
+            Candidate(BLOCK_FUSION.name, self.seconds, config=self.config),
+            Candidate("one layer after the other", self.parts_seconds),
+        )
+
+    @property
+    def parts(self) -> tuple[Step, ...]:
+        return tuple(
+            Step(
+                layer.name,
+                layer.op,
+                tuple(layer.inputs),
+                tuple(layer.outputs),
+                algorithm="" if own.spec is None else algorithm_of(own.spec).name,
+                spec=own.spec,
+                config=config,
+                weight=layer.weight,
+                bias=layer.bias,
+            )
+            for layer, own, config in zip(self.group.layers, self.group.block.layers, self.config.layers, strict=True)
+        )
+
+
+def group_blocks(
+    lowered: Lowered, machine: Machine, layer_seconds: Callable[[int], float], *, eagerly: bool = False
+) -> tuple[Lowered, dict[int, Fusion]]:
+    """Lowered layers with blocks in the place of those that are cheaper together, and the fusion of each by position.
+
+    Args:
+        layer_seconds: predicted for one image of layer number i on all cores, without what a step costs by itself.
+        eagerly: every block that can be fused is, whatever it costs: for the sake of memory.
+    """
+    layers = lowered.layers
+    users = _users(lowered)
+    fixed = step_seconds(machine)
+    singles = [layer_seconds(i) + fixed for i in range(len(layers))]
+    best = [0.0]  # of the layers before i
+    taken: list[Fusion | None] = []
+    known: dict[BlockSpec, tuple[BlockConfig, float] | None] = {}
+    for end in range(1, len(layers) + 1):
+        least, fusion = best[end - 1] + singles[end - 1], None
+        for begin in range(end - 2, max(-1, end - 1 - MOST_LAYERS), -1):
+            if not _may_join(layers[begin]):
+                break
+            group = _group(lowered, begin, end, users)
+            if group is None:
+                continue
+            one = group.block.with_batch(1)
+            if one not in known:
+                known[one] = _priced(one, machine)
+            priced = known[one]
+            if priced is None:
+                continue
+            config, seconds = priced
+            parts = sum(singles[begin:end])
+            total = seconds + fixed
+            counted = best[begin] + (total * LEAST_GAIN if not eagerly else total * EAGER_SHARE)
+            if counted < least:
+                least, fusion = counted, Fusion(group, config, total, parts)
+        best.append(least)
+        taken.append(fusion)
+    return _rewritten(lowered, taken)
+
+
+EAGER_SHARE = 1e-3
+
+
+def operator_price(layer: Layer, machine: Machine) -> float:
+    """Of one image of a layer that is no convolution."""
+    n = max(layer.outputs[0].view.shape[0] if layer.outputs[0].view.shape else 1, 1)
+    elems = sum(storage.view.elems for storage in (*layer.inputs, *layer.outputs))
+    return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems / n, machine)
+
+
+def _priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | None:
+    if BLOCK_FUSION.refuse(block, machine):
+        return None
+    config = BLOCK_FUSION.configs(block, machine)[0]
+    return config, BLOCK_FUSION.cost(block, config, machine).seconds
+
+
+def _rewritten(lowered: Lowered, taken: Sequence[Fusion | None]) -> tuple[Lowered, dict[int, Fusion]]:
+    chosen: list[tuple[int, Fusion | None]] = []  # how many layers, from the last on
+    end = len(taken)
+    while end:
+        fusion = taken[end - 1]
+        chosen.append((end, fusion))
+        end -= 1 if fusion is None else len(fusion.group.layers)
+    layers: list[Layer] = []
+    fusions: dict[int, Fusion] = {}
+    inner: set[str] = set()
+    for end, fusion in reversed(chosen):
+        if fusion is None:
+            layers.append(lowered.layers[end - 1])
+            continue
+        group = fusion.group
+        fusions[len(layers)] = fusion
+        inner |= {layer.outputs[0].root for layer in group.layers[:-1]}
+        name = group.layers[0].name
+        op = Fused(len(group.layers))
+        layers.append(Layer(name, op, list(group.inputs), [group.output], spec=group.block))
+    roots = {name: elems for name, elems in lowered.root_elems.items() if name not in inner}
+    return replace(lowered, layers=layers, root_elems=roots), fusions
+
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+def _users(lowered: Lowered) -> dict[str, list[tuple[int, bool]]]:
+    """Root -> the layers that touch it, and whether they write."""
+    users: dict[str, list[tuple[int, bool]]] = {}
+    for i, layer in enumerate(lowered.layers):
+        for storage in layer.inputs:
+            users.setdefault(storage.root, []).append((i, False))
+        for storage in layer.outputs:
+            users.setdefault(storage.root, []).append((i, True))
+    return users
+
+
+def _may_join(layer: Layer) -> bool:
+    return layer.spec is not None or isinstance(layer.op, LOCAL_OPS)
+
+
+def _group(lowered: Lowered, begin: int, end: int, users: dict[str, list[tuple[int, bool]]]) -> Group | None:
+    """The layers [begin, end) as one, if what is between them is read by them alone and every tensor is an image."""
+    layers = lowered.layers[begin:end]
+    if not all(_may_join(layer) for layer in layers) or not any(layer.spec for layer in layers):
+        return None
+    outside = lowered.inputs | lowered.outputs | lowered.constants
+    for layer in layers[:-1]:
+        root = layer.outputs[0].root
+        touching = users[root]
+        is_read = any(not writes for _, writes in touching)
+        inside = all(begin <= i < end for i, _ in touching) and sum(writes for _, writes in touching) == 1
+        if root in outside or not is_read or not inside:
+            return None
+    return _Grouping(lowered).run(layers)
+
+
+class _Grouping:
+    """Gives every tensor of a group its number and the shape of an image; None where one is something else."""
+
+    def __init__(self, lowered: Lowered) -> None:
+        self.constants = lowered.constants
+        self.outside: list[Storage] = []
+        self.inside: dict[str, tuple[int, Storage]] = {}  # root -> layer, and the result as an image
+
+    def run(self, layers: Sequence[Layer]) -> Group | None:
+        found: list[tuple[Layer, _Placed]] = []
+        for number, layer in enumerate(layers):
+            placed = self._placed(layer)
+            if placed is None:
+                return None
+            self.inside[layer.outputs[0].root] = (number, placed.output)
+            found.append((layer, placed))
+        count = len(self.outside)
+        blocks = tuple(
+            BlockLayer(
+                layer.op,
+                tuple(count + ~each if each < 0 else each for each in placed.inputs),
+                placed.output.view.shape,
+                placed.spec,
+            )
+            for layer, placed in found
+        )
+        block = BlockSpec(tuple(storage.view.shape for storage in self.outside), blocks)
+        return Group(block, tuple(self.outside), found[-1][1].output, tuple(layers))
+
+    def _placed(self, layer: Layer) -> _Placed | None:
+        if len(layer.outputs) != 1 or not layer.outputs[0].view.elems:
+            return None
+        if layer.spec is not None:
+            return self._convolution(layer, layer.spec)
+        if isinstance(layer.op, ops.LayerNorm):
+            return self._normalisation(layer, layer.op)
+        return self._local(layer)
+
+    def _convolution(self, layer: Layer, spec: ConvSpec) -> _Placed | None:
+        size = (spec.h, spec.w)
+        known = self.inside.get(layer.inputs[0].root)
+        if known and isinstance(layer.op, ops.Linear):  # its rows are pixels
+            size = known[1].view.shape[2:]
+            if size[0] * size[1] != spec.h * spec.w:
+                return None
+            spec = replace(spec, h=size[0], w=size[1])
+        inputs = [self._image(layer.inputs[0], (spec.c, *size))]
+        result = (spec.k, spec.p, spec.q)
+        if spec.epilogue.residual:
+            inputs.append(self._image(layer.inputs[-1], result))
+        output = as_image(layer.outputs[0], result)
+        if output is None or None in inputs:
+            return None
+        if spec.is_pointwise:  # its pixels are the rows of a product
+            images = [self._at(each) for each in inputs if each is not None]
+            if not all(has_linear_pixels(image.view) for image in (*images, output)):
+                return None
+        return _Placed(_all(inputs), output, spec)
+
+    def _normalisation(self, layer: Layer, op: ops.LayerNorm) -> _Placed | None:
+        view = layer.inputs[0].view
+        if len(view.shape) != 4 or op.axis != 3:
+            return None
+        size = (view.shape[3], view.shape[1], view.shape[2])
+        inputs = [self._image(layer.inputs[0], size, channels_last=True)]
+        inputs += [self._constant(each) for each in layer.inputs[1:]]
+        output = as_image(layer.outputs[0], size, channels_last=True)
+        return None if output is None or None in inputs else _Placed(_all(inputs), output)
+
+    def _local(self, layer: Layer) -> _Placed | None:
+        shape = layer.outputs[0].view.shape
+        if len(shape) != 4:
+            return None
+        inputs = []
+        for storage in layer.inputs:
+            own = storage.view.shape
+            if isinstance(layer.op, ops.Pool) or own == shape:
+                inputs.append(self._image(storage, own[1:]) if len(own) == 4 else None)
+            elif len(own) == 4 and own[2:] == (1, 1) and own[1] in (1, shape[1]) and own[0] in (1, shape[0]):
+                inputs.append(self._number(storage) if storage.root not in self.inside else None)
+            else:
+                inputs.append(self._constant(storage) if all(size == 1 for size in own[-2:]) else None)
+        output = as_image(layer.outputs[0], shape[1:])
+        return None if output is None or None in inputs else _Placed(_all(inputs), output)
+
+    # ---- tensors ------------------------------------------------------------------------------------------------
+    def _image(self, storage: Storage, size: Sequence[int], *, channels_last: bool = False) -> int | None:
+        """The number of an image (C, H, W): of the inputs, or ~layer."""
+        image = as_image(storage, size, channels_last=channels_last)
+        if image is None:
+            return None
+        if image.root in self.inside:
+            layer, own = self.inside[image.root]
+            return ~layer if own == image else None
+        return self._number(image)
+
+    def _constant(self, storage: Storage) -> int | None:
+        return self._number(storage) if storage.root in self.constants else None
+
+    def _number(self, storage: Storage) -> int:
+        if storage not in self.outside:
+            self.outside.append(storage)
+        return self.outside.index(storage)
+
+    def _at(self, number: int) -> Storage:
+        return self.outside[number] if number >= 0 else list(self.inside.values())[~number][1]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A layer's tensors: inputs by number (~layer for results inside), the output as an image; its spec as one."""
+
+    inputs: tuple[int, ...]
+    output: Storage
+    spec: ConvSpec | None = None
+
+
+def _all(numbers: Sequence[int | None]) -> tuple[int, ...]:
+    return tuple(number for number in numbers if number is not None)
+
+
+def as_image(storage: Storage, size: Sequence[int], *, channels_last: bool = False) -> Storage | None:
+    """The tensor as (N, C, H, W) with its channels innermost in memory, `size` being (C, H, W); None if it is not one.
+
+    A list of pixels (N, C, 1, H W) is one too. `channels_last`: the logical order is (N, H, W, C).
+    """
+    view = storage.view
+    c, h, w = size
+    n, *rest = view.shape
+    if len(rest) != 3 or not n:
+        return None
+    if channels_last:
+        if rest != [h, w, c]:
+            return None
+        return _channels_innermost(storage.transposed((0, 3, 1, 2)))
+    if rest == [c, h, w]:
+        return _channels_innermost(storage)
+    if rest == [c, 1, h * w]:
+        pixel = view.strides[3]
+        strides = (view.strides[0], view.strides[1], w * pixel, pixel)
+        return _channels_innermost(replace(storage, view=TensorView((n, c, h, w), strides)))
+    return None
+
+
+def _channels_innermost(storage: Storage) -> Storage | None:
+    return storage if is_channels_last(storage.view) else None
+
+
+__all__ = ["Fusion", "Group", "group_blocks", "operator_price"]
