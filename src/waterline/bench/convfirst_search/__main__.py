@@ -63,7 +63,7 @@ def record_of(size: str, priced: Priced) -> Record:
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=list(SIZES), help="only this one (default: all, and the tables of machines)")
     parser.add_argument(
-        "--finalists", type=positive, default=3, metavar="N", help="of each kind that are planned (default: 3)"
+        "--finalists", type=positive, default=2, metavar="N", help="of each kind that are planned (default: 2)"
     )
     parser.add_argument("--fill", type=Path, metavar="FILE", help="write the tables between the marks of this page")
 
@@ -74,11 +74,17 @@ def execute(arguments: argparse.Namespace) -> int:
     sizes = [arguments.size] if arguments.size else list(SIZES)
     found = {size: search(size, arguments.finalists) for size in sizes}
     keep(arguments.append, [record_of(size, each) for size, priced in found.items() for each in priced])
-    parts = [f"**{size}**\n\n{candidates_table(priced)}" for size, priced in found.items()]
+    parts = [
+        f"### `{size}` and what it was chosen from\n\n{candidates_table(priced)}" for size, priced in found.items()
+    ]
     if not arguments.size:
         family = [next(each for each in priced if each.name) for priced in found.values()]
         reference = price_of_zoo(REFERENCE, CATALOGUE)
-        parts = [family_table([*family, reference]), machines_table(family, reference), *parts]
+        parts = [
+            f"### The family\n\n{family_table([*family, reference])}",
+            f"### Predicted, on every machine\n\n{machines_table(family, reference)}",
+            *parts,
+        ]
     block = "\n\n".join(parts)
     print(block)
     if arguments.fill:

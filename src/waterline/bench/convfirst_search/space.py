@@ -9,8 +9,8 @@ choose three wide layers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from waterline.models import ConvFirstConfig
 
@@ -101,18 +101,26 @@ def complexity(config: ConvFirstConfig, image_size: int = IMAGE_SIZE) -> tuple[i
 
 def candidates(size: Size) -> Iterator[ConvFirstConfig]:
     """Every network of the space that costs what `size` allows."""
-    shapes = list(itertools.product(_widths(), _depths(size.least_blocks)))
+    depths = list(_depths(size.least_blocks))
     kinds = itertools.product(GROUP_WIDTHS, EXPANSIONS, KERNELS, STEM_STRIDES)
-    for group_width, expansion, kernel, stem_stride in kinds:
-        for widths, depths in shapes:
-            config = ConvFirstConfig(depths, widths, group_width, expansion, kernel, stem_stride, size.head_width)
-            if _is_within(config, size):
-                yield config
+    for kind, widths in itertools.product(kinds, list(_widths())):
+        least = ConvFirstConfig((1, 1, 1, 1), widths, *kind, size.head_width)
+        for found in _affordable(least, depths, size):
+            yield replace(least, depths=found)
 
 
-def _is_within(config: ConvFirstConfig, size: Size) -> bool:
-    macs, parameters = complexity(config)
-    return size.macs[0] <= macs <= size.macs[1] and size.parameters[0] <= parameters <= size.parameters[1]
+def _affordable(least: ConvFirstConfig, depths: Sequence[tuple[int, ...]], size: Size) -> Iterator[tuple[int, ...]]:
+    """Depths that cost what `size` allows: complexity is linear in them, as all but a stage's first block are equal."""
+    base = complexity(least)
+    one_more = [complexity(replace(least, depths=tuple(1 + (i == stage) for i in range(4)))) for stage in range(4)]
+    for found in depths:
+        macs, parameters = (
+            base[what]
+            + sum((depth - 1) * (more[what] - base[what]) for depth, more in zip(found, one_more, strict=True))
+            for what in (0, 1)
+        )
+        if size.macs[0] <= macs <= size.macs[1] and size.parameters[0] <= parameters <= size.parameters[1]:
+            yield found
 
 
 def _widths() -> Iterator[tuple[int, ...]]:

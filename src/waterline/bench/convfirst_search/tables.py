@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from waterline.bench.convfirst_search.price import BATCHES, Figure, Priced
+from waterline.bench.convfirst_search.price import BATCHES, Priced
+from waterline.bench.timing import geometric_mean
 from waterline.errors import InvalidArgument
-from waterline.machine import CATALOGUE
 from waterline.models import ConvFirstConfig
 
 BEGIN = "<!-- Written by python -m waterline.bench.convfirst_search: -->"
@@ -15,7 +15,7 @@ END = "<!-- End of what it writes. -->"
 
 
 def family_table(family: Sequence[Priced]) -> str:
-    """What the members are; others beside them."""
+    """What the members are, and another network beside them."""
     rows = [["network", "blocks", "channels", "group", "expansion", "kernel", "stem", "GMAC", "parameters"]]
     for each in family:
         rows.append(
@@ -26,38 +26,38 @@ def family_table(family: Sequence[Priced]) -> str:
 
 def candidates_table(found: Sequence[Priced]) -> str:
     """The networks that were planned, in the order given. Percentages of the peak, means over the machines."""
-    rows = [
-        ["blocks", "channels", "group", "expansion", "kernel", "stem", "GMAC", "parameters"]
-        + [f"batch {batch}: attainable" if batch == BATCHES[0] else f"batch {batch}" for batch in BATCHES]
-        + [f"predicted, batch {batch}" for batch in BATCHES]
-        + [f"AVX-512, batch {batch}" for batch in BATCHES]
-        + ["chosen"]
-    ]
-    rows[0][8:10] = [f"attainable, batch {batch}" for batch in BATCHES]
-    server = CATALOGUE[0].name
+    server = found[0].figures[0].machine
+    rows = [["blocks", "channels", "kind", "GMAC", "parameters", "attainable"]]
+    rows[0] += [f"predicted, batch {batch}" for batch in BATCHES]
+    rows[0] += [f"server, batch {batch}" for batch in BATCHES]
     for each in found:
-        limits = [_mean([_limit(f) for f in each.figures if f.batch == batch]) for batch in BATCHES]
-        rows.append(
-            [*_shape(each.config), f"{each.macs / 1e9:.2f}", f"{each.parameters / 1e6:.1f} M"]
-            + [_percent(limit) for limit in limits]
-            + [_percent(each.mean_predicted(batch)) for batch in BATCHES]
-            + [_percent(each.figure(server, batch).predicted) for batch in BATCHES]
-            + [f"`{each.name}`" if each.name else ""]
-        )
+        assert each.config is not None
+        c = each.config
+        row = [
+            _joined(c.depths),
+            _joined(c.widths),
+            f"{c.group_width} / {c.expansion} / {c.kernel} / {c.stem_stride}",
+            f"{each.macs / 1e9:.2f}",
+            f"{each.parameters / 1e6:.1f} M",
+            _percent(geometric_mean([f.attainable for f in each.figures if f.attainable is not None])),
+            *(_percent(each.mean_predicted(batch)) for batch in BATCHES),
+            *(_percent(each.figure(server, batch).predicted) for batch in BATCHES),
+        ]
+        rows.append([f"**{cell}**" for cell in row] if each.name else row)
     return _markdown(rows)
 
 
 def machines_table(family: Sequence[Priced], reference: Priced) -> str:
     """Each machine: efficiency and latency of every member, and how many times as long the reference takes."""
+    networks = (*family, reference)
     rows = [["one core of a", "batch"]]
-    rows[0] += [f"{each.name.removeprefix('convfirst_')}: {what}" for each in family for what in ("efficiency", "ms")]
-    rows[0] += [f"{reference.name}: efficiency", "ms", f"times {family[0].name.removeprefix('convfirst_')}'s"]
-    for machine in CATALOGUE:
-        for batch in BATCHES:
-            figures = [each.figure(machine.name, batch) for each in (*family, reference)]
-            cells = [cell for f in figures for cell in (_percent(f.predicted), f"{f.latency_ms:.1f}")]
-            ratio = figures[-1].latency_ms / figures[0].latency_ms
-            rows.append([machine.name, str(batch), *cells, f"{ratio:.1f}"])
+    rows[0] += [heading for each in networks for heading in (_short(each.name), "ms")]
+    rows[0].append(f"{_short(reference.name)} / {_short(family[0].name)}")
+    for figure in family[0].figures:
+        figures = [each.figure(figure.machine, figure.batch) for each in networks]
+        cells = [cell for f in figures for cell in (_percent(f.predicted), f"{f.latency_ms:.1f}")]
+        ratio = figures[-1].latency_ms / figures[0].latency_ms
+        rows.append([figure.machine, str(figure.batch), *cells, f"{ratio:.1f}"])
     return _markdown(rows)
 
 
@@ -82,19 +82,25 @@ def fill(text: str, block: str, name: str) -> str:
 def _shape(config: ConvFirstConfig | None) -> list[str]:
     if config is None:
         return ["-"] * 6
-    blocks, channels = ("-".join(map(str, sizes)) for sizes in (config.depths, config.widths))
-    kernel = f"{config.kernel}x{config.kernel}"
-    stem = f"{config.stem_kernel}x{config.stem_kernel}, stride {config.stem_stride}"
-    return [blocks, channels, str(config.group_width), str(config.expansion), kernel, stem]
+    kernel, stem = f"{config.kernel}x{config.kernel}", f"{config.stem_kernel}x{config.stem_kernel}"
+    stem += f", stride {config.stem_stride}"
+    return [
+        _joined(config.depths),
+        _joined(config.widths),
+        str(config.group_width),
+        str(config.expansion),
+        kernel,
+        stem,
+    ]
 
 
-def _limit(figure: Figure) -> float:
-    assert figure.attainable is not None
-    return figure.attainable
+def _joined(sizes: Sequence[int]) -> str:
+    return "-".join(map(str, sizes))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _short(name: str) -> str:
+    """`tiny` of `convfirst_tiny`; of another network the name."""
+    return name.removeprefix("convfirst_")
 
 
 def _percent(share: float) -> str:
