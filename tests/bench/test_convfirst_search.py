@@ -29,14 +29,11 @@ def test_counts_are_the_model_s(config: ConvFirstConfig) -> None:
     learnt = [each for each in model.graph.initializer if "running" not in each.name]
     macs, parameters = space.complexity(config)
     assert parameters == sum(math.prod(each.dims) for each in learnt)
-    assert macs == macs_of_zoo(config)
-
-
-def macs_of_zoo(config: ConvFirstConfig) -> int:
-    """Of the convolutions that the zoo's writer notes, and of the classifier."""
     network = models.network.Network("counted", space.IMAGE_SIZE, None)
     models.modern.convfirst(network, config)
-    return sum(spec.macs for _, spec in network.convolutions) + config.head_width * space.CLASSES
+    specs = [spec for _, spec in network.convolutions]
+    assert macs == sum(spec.macs for spec in specs) + config.head_width * space.CLASSES  # and the classifier
+    assert space.grouped_share(config) == sum(spec.macs for spec in specs if spec.groups > 1) / macs
 
 
 @pytest.mark.parametrize("size", space.SIZES)
@@ -61,13 +58,13 @@ def assert_is_within(config: ConvFirstConfig, size: space.Size) -> None:
 def test_a_block_without_limits_of_memory_pays_for_its_activation_alone() -> None:
     """Two multiply-adds a cycle: a hidden vector of c channels takes c cycles, and 15 for SiLU."""
     c, elems = 512, 1 << 20
-    work = space.Work(macs=2 * c * elems, parameters=0, in_elems=0, out_elems=0, silu_elems=elems)
+    work = space.Work(macs=2 * c * elems, grouped_macs=0, parameters=0, in_elems=0, out_elems=0, silu_elems=elems)
     ideal = 2 * work.macs / SERVER.peak()
     assert price._seconds(work, SERVER, 1) == pytest.approx(ideal * (c + 15) / c)
 
 
 def test_memory_bounds_a_kernel_that_moves_more_than_it_computes() -> None:
-    work = space.Work(macs=10, parameters=0, in_elems=1 << 26, out_elems=0, silu_elems=0)
+    work = space.Work(macs=10, grouped_macs=0, parameters=0, in_elems=1 << 26, out_elems=0, silu_elems=0)
     assert price._seconds(work, SERVER, 1) == pytest.approx((4 << 26) / SERVER.bytes_per_s("dram"))
 
 

@@ -57,11 +57,12 @@ class Work:
     """What one kernel (the stem, a block, the head) does for an image, as if nothing inside it went to memory.
 
     Attributes:
-        macs: multiply-adds. parameters: BatchNorm's among them.
+        macs: multiply-adds; grouped_macs: those of the grouped convolution. parameters: BatchNorm's among them.
         in_elems, out_elems: of the activations. silu_elems: values that go through the activation.
     """
 
     macs: int
+    grouped_macs: int
     parameters: int
     in_elems: int
     out_elems: int
@@ -73,18 +74,20 @@ def works(config: ConvFirstConfig, image_size: int = IMAGE_SIZE) -> list[Work]:
     width, taps = config.widths[0], config.stem_kernel**2
     size = (image_size + 2 * config.stem_pad - config.stem_kernel) // config.stem_stride + 1
     weights = 3 * taps * width
-    found = [Work(size**2 * weights, weights + 2 * width, 3 * image_size**2, size**2 * width, 0)]
+    found = [Work(size**2 * weights, 0, weights + 2 * width, 3 * image_size**2, size**2 * width, 0)]
     for block in config.blocks():
         entering = size**2 * block.c
         size = -(-size // block.stride)
-        weights = block.kernel**2 * block.c * block.c // block.groups + block.hidden * (block.c + block.k)
+        grouped = block.kernel**2 * block.c * block.c // block.groups
+        weights = grouped + block.hidden * (block.c + block.k)
         norms = 2 * (block.c + block.hidden + block.k)
         hidden = size**2 * block.hidden
-        found.append(Work(size**2 * weights, weights + norms, entering, size**2 * block.k, hidden))
+        found.append(Work(size**2 * weights, size**2 * grouped, weights + norms, entering, size**2 * block.k, hidden))
     c, width = config.widths[-1], config.head_width
     linear = width * CLASSES
     head = Work(
         size**2 * c * width + linear,
+        0,
         c * width + 2 * width + linear + CLASSES,
         size**2 * c,
         CLASSES,
@@ -97,6 +100,12 @@ def complexity(config: ConvFirstConfig, image_size: int = IMAGE_SIZE) -> tuple[i
     """Multiply-adds of an image, and learnable parameters."""
     found = works(config, image_size)
     return sum(work.macs for work in found), sum(work.parameters for work in found)
+
+
+def grouped_share(config: ConvFirstConfig) -> float:
+    """The grouped convolutions' part of the multiply-adds."""
+    found = works(config)
+    return sum(work.grouped_macs for work in found) / sum(work.macs for work in found)
 
 
 def candidates(size: Size) -> Iterator[ConvFirstConfig]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from waterline.bench.convfirst_search.price import BATCHES, Priced
+from waterline.bench.convfirst_search.space import grouped_share
 from waterline.bench.timing import geometric_mean
 from waterline.errors import InvalidArgument
 from waterline.models import ConvFirstConfig
@@ -27,7 +28,7 @@ def family_table(family: Sequence[Priced]) -> str:
 def candidates_table(found: Sequence[Priced]) -> str:
     """The networks that were planned, in the order given. Percentages of the peak, means over the machines."""
     server = found[0].figures[0].machine
-    rows = [["blocks", "channels", "kind", "GMAC", "parameters", "attainable"]]
+    rows = [["blocks", "channels", "kind", "GMAC", "grouped", "parameters", "attainable"]]
     rows[0] += [f"predicted, batch {batch}" for batch in BATCHES]
     rows[0] += [f"server, batch {batch}" for batch in BATCHES]
     for each in found:
@@ -38,6 +39,7 @@ def candidates_table(found: Sequence[Priced]) -> str:
             _joined(c.widths),
             f"{c.group_width} / {c.expansion} / {c.kernel} / {c.stem_stride}",
             f"{each.macs / 1e9:.2f}",
+            _percent(grouped_share(c)),
             f"{each.parameters / 1e6:.1f} M",
             _percent(geometric_mean([f.attainable for f in each.figures if f.attainable is not None])),
             *(_percent(each.mean_predicted(batch)) for batch in BATCHES),
