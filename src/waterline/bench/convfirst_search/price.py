@@ -11,6 +11,7 @@ from waterline.algorithms.blocking import ACTIVATION_CYCLES, clock_hz, weight_se
 from waterline.bench.convfirst_search.space import IMAGE_SIZE, Work, complexity, works
 from waterline.bench.timing import geometric_mean
 from waterline.frontends import onnx
+from waterline.graph.passes import simplify
 from waterline.machine import Machine
 from waterline.machine.description import ELEM_BYTES
 from waterline.models import ConvFirstConfig, build, build_convfirst
@@ -99,7 +100,7 @@ def price_of_zoo(name: str, machines: Sequence[Machine]) -> Priced:
 def _figures(model: object, machines: Sequence[Machine], config: ConvFirstConfig | None) -> tuple[Figure, ...]:
     figures = []
     for batch in BATCHES:
-        graph = onnx.load(model, {"input": (batch, 3, IMAGE_SIZE, IMAGE_SIZE)})
+        graph = simplify(onnx.load(model, {"input": (batch, 3, IMAGE_SIZE, IMAGE_SIZE)}))  # once for all machines
         for machine in machines:
             found = waterline.analyse(graph, machine=machine, num_threads=1)
             limit = None if config is None else attainable(config, machine, batch)
