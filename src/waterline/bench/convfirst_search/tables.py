@@ -29,15 +29,15 @@ def candidates_table(found: Sequence[Priced]) -> str:
     """The networks that were planned, in the order given. Percentages of the peak, means over the machines."""
     server = found[0].figures[0].machine
     rows = [["blocks", "channels", "kind", "GMAC", "grouped", "parameters", "attainable"]]
-    rows[0] += [f"predicted, batch {batch}" for batch in BATCHES]
-    rows[0] += [f"server, batch {batch}" for batch in BATCHES]
+    rows[0] += [f"predicted {batch}" for batch in BATCHES]
+    rows[0] += [f"server {batch}" for batch in BATCHES]
     for each in found:
         assert each.config is not None
         c = each.config
         row = [
             _joined(c.depths),
             _joined(c.widths),
-            f"{c.group_width} / {c.expansion} / {c.kernel} / {c.stem_stride}",
+            f"{c.group_width}/{c.expansion}/{c.kernel}/{c.stem_stride}",
             f"{each.macs / 1e9:.2f}",
             _percent(grouped_share(c)),
             f"{each.parameters / 1e6:.1f} M",
@@ -53,11 +53,11 @@ def machines_table(family: Sequence[Priced], reference: Priced) -> str:
     """Each machine: efficiency and latency of every member, and how many times as long the reference takes."""
     networks = (*family, reference)
     rows = [["one core of a", "batch"]]
-    rows[0] += [heading for each in networks for heading in (_short(each.name), "ms")]
+    rows[0] += [heading for each in networks for heading in (f"{_short(each.name)} %", "ms")]
     rows[0].append(f"{_short(reference.name)} / {_short(family[0].name)}")
     for figure in family[0].figures:
         figures = [each.figure(figure.machine, figure.batch) for each in networks]
-        cells = [cell for f in figures for cell in (_percent(f.predicted), f"{f.latency_ms:.1f}")]
+        cells = [cell for f in figures for cell in (f"{100 * f.predicted:.1f}", f"{f.latency_ms:.1f}")]
         ratio = figures[-1].latency_ms / figures[0].latency_ms
         rows.append([figure.machine, str(figure.batch), *cells, f"{ratio:.1f}"])
     return _markdown(rows)
