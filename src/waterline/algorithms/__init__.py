@@ -45,4 +45,14 @@ def by_name(name: str) -> Algorithm[Any, Any]:
 _by_name: dict[str, Algorithm[Any, Any]] = {algorithm.name: algorithm for algorithm in (*REGISTRY, *BLOCK_REGISTRY)}
 
 
-__all__ = ["BLOCK_REGISTRY", "REGISTRY", "REGISTRY_CONFIGS", "Algorithm", "Cost", "Implementation", "Refusal", "Views", "by_name"]
+__all__ = [
+    "BLOCK_REGISTRY",
+    "REGISTRY",
+    "REGISTRY_CONFIGS",
+    "Algorithm",
+    "Cost",
+    "Implementation",
+    "Refusal",
+    "Views",
+    "by_name",
+]

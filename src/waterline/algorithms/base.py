@@ -10,7 +10,7 @@ import numpy as np
 
 from waterline.codegen.cpu.kernel import Call
 from waterline.machine import Machine
-from waterline.spec import ConvSpec, TensorView
+from waterline.spec import TensorView
 
 Config = Any  # a frozen dataclass of numbers: the blocking an algorithm runs with
 

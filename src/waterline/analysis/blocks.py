@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from waterline.graph import ops
+from waterline.graph.block import BlockSpec
 from waterline.planner import Plan, Step
-from waterline.spec import TensorView
+from waterline.spec import ConvSpec, TensorView
 
 # More layers between two places with one living tensor are no block but a network with a long connection, as from the
 # encoder of a U-Net to its decoder. The longest module meant as one block is Inception's, with 12 steps.
@@ -122,7 +123,7 @@ def _chain(regions: Sequence[Run], steps: Sequence[Step]) -> int:
             if not is_global(step):  # squeeze-and-excite begins with a global step, other branches are other blocks
                 break
         elif _is_pointwise(step):
-            assert step.spec is not None
+            assert isinstance(step.spec, ConvSpec)
             narrows = step.spec.k <= step.spec.c
             if has_widened and not narrows:
                 break
@@ -139,7 +140,7 @@ def _is_squeeze(regions: Sequence[Run], steps: Sequence[Step]) -> bool:
     if len(regions) < 2 or len(regions[0]) > 1 or len(regions[1]) == 1 or is_global(steps[regions[1].start]):
         return False
     spec = steps[regions[0].start].spec
-    is_narrowing = spec is not None and spec.is_pointwise and spec.groups == 1 and spec.k < spec.c
+    is_narrowing = isinstance(spec, ConvSpec) and spec.is_pointwise and spec.groups == 1 and spec.k < spec.c
     return is_narrowing and _follows(regions[1], regions[0], steps)
 
 
@@ -150,11 +151,11 @@ def _follows(run: Run, before: Run, steps: Sequence[Step]) -> bool:
 
 
 def _is_pointwise(step: Step | None) -> bool:
-    return step is not None and step.spec is not None and step.spec.is_pointwise and step.spec.groups == 1
+    return step is not None and isinstance(step.spec, ConvSpec) and step.spec.is_pointwise and step.spec.groups == 1
 
 
 def _is_grouped(step: Step | None) -> bool:
-    return step is not None and step.spec is not None and step.spec.groups > 1
+    return step is not None and isinstance(step.spec, ConvSpec) and step.spec.groups > 1
 
 
 # ---- rule 3: global steps -------------------------------------------------------------------------------------------
@@ -167,6 +168,8 @@ def _split(block: Run, steps: Sequence[Step]) -> list[Run]:
 def is_global(step: Step) -> bool:
     """Whether each output of a step depends on the whole image, so that nothing behind it can begin before its end."""
     op, x = step.op, step.inputs[0].view if step.inputs else TensorView((), ())
+    if isinstance(step.spec, BlockSpec):
+        return False
     if step.spec is not None:
         spec = step.spec
         return (spec.p, spec.q) == (1, 1) and spec.h * spec.w > 1 and spec.pad == (0, 0, 0, 0)

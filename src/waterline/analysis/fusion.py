@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from waterline.machine import Machine
 from waterline.planner import Plan, Step, Storage
 from waterline.runtime.bound import OPERATOR_ELEM_BYTES, arithmetic_ns, bound_ns, level_of, step_bytes
+from waterline.spec import ConvSpec
 
 _Key = tuple[str, int, int]  # root, offset and elements: the same under every shape
 
@@ -64,7 +65,9 @@ class Tensors:
             level = level_of(step_bytes(step), machine)
             elem_bytes = _elem_bytes(step)
             if step.spec is not None:
-                weights.add((step.weight, 0, step.spec.weight_bytes // elem_bytes), elem_bytes, level)
+                for part in step.layers:
+                    if part.spec is not None:
+                        weights.add((part.weight, 0, part.spec.weight_bytes // elem_bytes), elem_bytes, level)
             for storage in activations(step):
                 if elems := self._entering_elems(storage, block):
                     entering.add((storage.root, storage.offset, elems), elem_bytes, level)
@@ -117,7 +120,7 @@ class _Part:
 
 def activations(step: Step) -> Sequence[Storage]:
     """The tensors that a step reads, but for a convolution's weights and bias."""
-    if step.spec is None:
+    if not isinstance(step.spec, ConvSpec):
         return step.inputs
     residual = step.inputs[-1:] if step.spec.epilogue.residual else ()
     return (step.inputs[0], *residual)

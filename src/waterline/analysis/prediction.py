@@ -1,5 +1,4 @@
-"""The time of a step before anything has run: the planner's costs for convolutions, bytes moved for operators.
-"""
+"""The time of a step before anything has run: the planner's costs for convolutions, bytes moved for operators."""
 
 from __future__ import annotations
 
@@ -10,11 +9,13 @@ from waterline.algorithms import by_name
 from waterline.algorithms.base import Cost
 from waterline.algorithms.operator_cost import operator_seconds, step_seconds
 from waterline.graph import ops
+from waterline.graph.block import BlockSpec
 from waterline.machine import Machine
 from waterline.planner import Plan, Step
 from waterline.planner.lower import Copy
 from waterline.runtime.bound import arithmetic_ns, step_bytes
 from waterline.spec import ConvSpec, TensorView
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -29,7 +30,7 @@ class Predictor:
 
     def __init__(self, plan: Plan, machine: Machine, threads: int) -> None:
         self._machine = with_threads(machine.for_weights(weight_bytes(plan)), threads)
-        self._costs: dict[tuple[str, ConvSpec, Any], Cost] = {}
+        self._costs: dict[tuple[str, ConvSpec | BlockSpec, Any], Cost] = {}
 
     def __call__(self, step: Step) -> Prediction:
         fixed = 1e9 * step_seconds(self._machine)
@@ -76,4 +77,5 @@ def with_threads(machine: Machine, threads: int) -> Machine:
 
 def weight_bytes(plan: Plan) -> int:
     """Weights of all layers as the model has them; what several layers share counts once."""
-    return sum({step.weight: step.spec.weight_bytes for step in plan.steps if step.spec}.values())
+    layers = [layer for step in plan.steps for layer in step.layers if layer.spec is not None]
+    return sum({layer.weight: layer.spec.weight_bytes for layer in layers if layer.spec}.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from waterline.planner import Plan
+from waterline.graph.block import BlockSpec
+from waterline.planner import Plan, Step
 from waterline.planner.plan import Candidate
+from waterline.spec import ConvSpec
 
 
 def explain(plan: Plan) -> str:
@@ -17,10 +19,28 @@ def explain(plan: Plan) -> str:
             lines.append(f"{step.name}: {step.kind} -> {shape}")
             continue
         chosen, *others = step.candidates
-        lines.append(f"{step.name}: {step.algorithm} for {step.spec.id}, epilogue {step.spec.epilogue}")
-        lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {step.config}")
+        if isinstance(step.spec, BlockSpec):
+            lines += _block(step, chosen)
+        else:
+            lines.append(f"{step.name}: {step.algorithm} for {step.spec.id}, epilogue {step.spec.epilogue}")
+            lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {step.config}")
         lines += [f"    {other.algorithm}: {_figures(other)}" for other in others]
     return "\n".join(lines)
+
+
+def _block(step: Step, chosen: Candidate) -> list[str]:
+    """The layers of a block, and how they are computed together."""
+    assert isinstance(step.spec, BlockSpec)
+    strips = f"strips of {step.config.strip_rows} rows"
+    lines = [f"{step.name}: {step.algorithm} for {step.spec.id}"]
+    inside = f"{step.spec.inner_bytes} bytes stay inside"
+    lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {strips}, {inside}")
+    for part in step.parts:
+        how = part.op.name
+        if isinstance(part.spec, ConvSpec):
+            how = f"{part.algorithm}, epilogue {part.spec.epilogue}, {part.config}"
+        lines.append(f"    {part.name}: {how}")
+    return lines
 
 
 def _figures(candidate: Candidate) -> str:

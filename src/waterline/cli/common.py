@@ -75,8 +75,8 @@ def tuned_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def say_tuned(progress: Progress, plan: Plan, name: str) -> None:
     """How many layers --tuned has decided: a plan without any is the same as without the flag."""
-    layers = [step for step in plan.steps if step.spec is not None]
-    measured = sum(step.candidates[0].measured_seconds is not None for step in layers)
+    layers = [layer for step in plan.steps for layer in step.layers if layer.spec is not None]
+    measured = sum(layer.candidates[0].measured_seconds is not None for layer in layers)
     more = f"; `waterline tune {name}` measures the others" if measured < len(layers) else ""
     progress.say(f"{name}: {measured} of {len(layers)} layers are chosen by measured times{more}")
 

@@ -10,6 +10,7 @@ from waterline.api.explanation import explain
 from waterline.bench.workload import Workload
 from waterline.cli.common import add_accuracy, add_engine, add_network, add_tuned, tuned_options
 from waterline.planner.measurements import layer_key
+from waterline.spec import ConvSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,8 @@ def execute(arguments: argparse.Namespace) -> int:
         options={"accuracy": arguments.accuracy, **tuned_options(arguments)},
     )
     print(explain(plan))
-    layers = {layer_key(step.spec, (), arguments.accuracy) for step in plan.steps if step.spec is not None}
+    specs = [layer.spec for step in plan.steps for layer in step.layers]
+    layers = {layer_key(spec, (), arguments.accuracy) for spec in specs if isinstance(spec, ConvSpec)}
     measured = layers & set(environment.measured_layers().load())
     if arguments.tuned:
         print(f"{len(measured)} of {len(layers)} different layers have measured times on this machine")

@@ -28,6 +28,7 @@ from waterline.planner.measurements import layer_key
 from waterline.report.tables import Table, short_shape
 from waterline.runtime.tuning import Progress as Told
 from waterline.runtime.tuning import missing
+from waterline.spec import ConvSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -137,11 +138,12 @@ def _rows(
 def _candidates(made: Plan, options: Options) -> dict[str, list[Candidate]]:
     """Layer -> its candidates that were not refused, the chosen one first."""
     return {
-        layer_key(step.spec, options.plan.algorithms, options.plan.accuracy): [
-            candidate for candidate in step.candidates if candidate.seconds is not None
+        layer_key(layer.spec, options.plan.algorithms, options.plan.accuracy): [
+            candidate for candidate in layer.candidates if candidate.seconds is not None
         ]
         for step in made.steps
-        if step.spec is not None
+        for layer in step.layers
+        if isinstance(layer.spec, ConvSpec)
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from waterline.graph.ops import Binary, LayerNorm, Op, Pool, PRelu, Unary
-from waterline.spec import DTYPE_BYTES, ConvSpec, Epilogue
+from waterline.spec import DTYPE_BYTES, ConvSpec
 
 Shape = tuple[int, ...]
 
@@ -109,12 +109,6 @@ class BlockSpec:
         first = self.layers[0].spec
         n, _, h, w = self.output if first is None else (first.n, first.c, first.h, first.w)
         return f"n{n}_h{h}_w{w}: " + ", ".join(layer.label for layer in self.layers)
-
-    @property
-    def epilogue(self) -> Epilogue:
-        """Of its last convolution's kind; each layer has its own."""
-        spec = self.layers[-1].spec
-        return spec.epilogue if spec is not None else Epilogue()
 
     def with_batch(self, n: int) -> BlockSpec:
         old = self.n

@@ -22,11 +22,12 @@ from waterline.planner.plan import Candidate, Step
 from waterline.planner.storage import Storage, has_linear_pixels, is_channels_last
 from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 
-# A bottleneck with a convolution on its shortcut has four layers, ConvNeXt's block four, a stem and its pooling two;
-# a stem may stand before the first block.
-MOST_LAYERS = 6
+# A bottleneck with a convolution on its shortcut has four layers, ConvNeXt's block four or, with a scale that could not
+# be folded, five; a stem with the first depthwise and pointwise layers has three.
+MOST_LAYERS = 5
 # A block must be predicted to be this much faster than its parts: costs are not that exact.
 LEAST_GAIN = 1.03
+MANY_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Fusion:
             Candidate("one layer after the other", self.parts_seconds),
         )
 
-    @property
-    def parts(self) -> tuple[Step, ...]:
+    def parts(self, alone: Callable[[Layer], tuple[Candidate, ...]]) -> tuple[Step, ...]:
+        """The layers as they would be by themselves, with what was considered for that."""
         return tuple(
             Step(
                 layer.name,
@@ -64,10 +65,11 @@ class Fusion:
                 tuple(layer.inputs),
                 tuple(layer.outputs),
                 algorithm="" if own.spec is None else algorithm_of(own.spec).name,
-                spec=own.spec,
+                spec=layer.spec,
                 config=config,
                 weight=layer.weight,
                 bias=layer.bias,
+                candidates=alone(layer),
             )
             for layer, own, config in zip(self.group.layers, self.group.block.layers, self.config.layers, strict=True)
         )
@@ -79,7 +81,8 @@ def group_blocks(
     """Lowered layers with blocks in the place of those that are cheaper together, and the fusion of each by position.
 
     Args:
-        layer_seconds: predicted for one image of layer number i on all cores, without what a step costs by itself.
+        layer_seconds: predicted of layer number i for `priced_batch` images on all cores, without what a step costs by
+            itself.
         eagerly: every block that can be fused is, whatever it costs: for the sake of memory.
     """
     layers = lowered.layers
@@ -97,14 +100,16 @@ def group_blocks(
             group = _group(lowered, begin, end, users)
             if group is None:
                 continue
-            one = group.block.with_batch(1)
-            if one not in known:
-                known[one] = _priced(one, machine)
-            priced = known[one]
+            block = group.block.with_batch(priced_batch(group.block.n))
+            parts = sum(singles[begin:end])
+            if not eagerly and block.flops / machine.peak(machine.cores) > parts:
+                continue  # its layers have algorithms of fewer operations, which no block has
+            if block not in known:
+                known[block] = _priced(block, machine)
+            priced = known[block]
             if priced is None:
                 continue
             config, seconds = priced
-            parts = sum(singles[begin:end])
             total = seconds + fixed
             counted = best[begin] + (total * LEAST_GAIN if not eagerly else total * EAGER_SHARE)
             if counted < least:
@@ -117,18 +122,25 @@ def group_blocks(
 EAGER_SHARE = 1e-3
 
 
+def priced_batch(n: int) -> int:
+    """The number of images that a choice is made for: one, or many whatever their number, so that there are two sets of
+    kernels at most and a new batch size compiles nothing."""
+    return min(n, 1) if n <= 1 else MANY_IMAGES
+
+
 def operator_price(layer: Layer, machine: Machine) -> float:
-    """Of one image of a layer that is no convolution."""
-    n = max(layer.outputs[0].view.shape[0] if layer.outputs[0].view.shape else 1, 1)
-    elems = sum(storage.view.elems for storage in (*layer.inputs, *layer.outputs))
-    return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems / n, machine)
+    """Of a layer that is no convolution, for `priced_batch` images."""
+    shape = layer.outputs[0].view.shape
+    n = max(shape[0], 1) if shape else 1
+    elems = sum(storage.view.elems for storage in (*layer.inputs, *layer.outputs)) * priced_batch(n) // n
+    return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems, machine)
 
 
 def _priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | None:
     if BLOCK_FUSION.refuse(block, machine):
         return None
-    config = BLOCK_FUSION.configs(block, machine)[0]
-    return config, BLOCK_FUSION.cost(block, config, machine).seconds
+    config, cost = BLOCK_FUSION.priced(block, machine)[0]
+    return config, cost.seconds
 
 
 def _rewritten(lowered: Lowered, taken: Sequence[Fusion | None]) -> tuple[Lowered, dict[int, Fusion]]:
@@ -148,7 +160,7 @@ def _rewritten(lowered: Lowered, taken: Sequence[Fusion | None]) -> tuple[Lowere
         group = fusion.group
         fusions[len(layers)] = fusion
         inner |= {layer.outputs[0].root for layer in group.layers[:-1]}
-        name = group.layers[0].name
+        name = f"{group.layers[0].name} to {group.layers[-1].name}"
         op = Fused(len(group.layers))
         layers.append(Layer(name, op, list(group.inputs), [group.output], spec=group.block))
     roots = {name: elems for name, elems in lowered.root_elems.items() if name not in inner}
@@ -219,7 +231,7 @@ class _Grouping:
     def _placed(self, layer: Layer) -> _Placed | None:
         if len(layer.outputs) != 1 or not layer.outputs[0].view.elems:
             return None
-        if layer.spec is not None:
+        if isinstance(layer.spec, ConvSpec):
             return self._convolution(layer, layer.spec)
         if isinstance(layer.op, ops.LayerNorm):
             return self._normalisation(layer, layer.op)
@@ -229,7 +241,7 @@ class _Grouping:
         size = (spec.h, spec.w)
         known = self.inside.get(layer.inputs[0].root)
         if known and isinstance(layer.op, ops.Linear):  # its rows are pixels
-            size = known[1].view.shape[2:]
+            size = known[1].view.shape[2], known[1].view.shape[3]
             if size[0] * size[1] != spec.h * spec.w:
                 return None
             spec = replace(spec, h=size[0], w=size[1])

@@ -13,13 +13,13 @@ from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
 from waterline.graph.block import BlockSpec
 from waterline.machine import Machine
-from waterline.planner.blocks import Fusion, group_blocks, operator_price
+from waterline.planner.blocks import Fusion, group_blocks, operator_price, priced_batch
 from waterline.planner.choice import Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
-from waterline.planner.lower import Lowered, lower
+from waterline.planner.lower import Layer, Lowered, lower
 from waterline.planner.measurements import Measurements
 from waterline.planner.memory import Lifetime, place
-from waterline.planner.plan import Buffer, Plan, Step
+from waterline.planner.plan import Buffer, Candidate, Plan, Step
 from waterline.spec import DTYPE_BYTES, ConvSpec
 
 
@@ -94,25 +94,28 @@ class _Planning:
         self.rooms: Rooms | None = None
         self.fusions: dict[int, Fusion] = {}
         if options.fuses:
-            self.lowered, self.fusions = group_blocks(
-                self.lowered, self.machine, self._layer_seconds, eagerly=eagerly
-            )
+            self.lowered, self.fusions = group_blocks(self.lowered, self.machine, self._layer_seconds, eagerly=eagerly)
         self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
         if options.workspace_bytes is not None:
             self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
 
     def _layer_seconds(self, index: int) -> float:
-        """Predicted for one image; infinite where no algorithm that is allowed serves the layer."""
+        """Predicted for `priced_batch` images; infinite where no algorithm that is allowed serves the layer."""
         layer = self.lowered.layers[index]
         if not isinstance(layer.spec, ConvSpec):
             return operator_price(layer, self.machine)
         step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs), spec=layer.spec)
         try:
-            seconds = self._choice(index, layer.spec, step).candidates[0].seconds
+            choice = self._choice(index, layer.spec, step)
         except Refused:
             return math.inf
-        assert seconds is not None
-        return seconds
+        spec = layer.spec.with_batch(priced_batch(layer.spec.n))
+        return choice.algorithm.cost(spec, choice.config, self.machine).seconds
+
+    def _candidates(self, layer: Layer) -> tuple[Candidate, ...]:
+        """What was considered for a layer of a block by itself."""
+        choice = self.choices.get(layer.spec) if isinstance(layer.spec, ConvSpec) else None
+        return choice.candidates if choice else ()
 
     def run(self) -> tuple[list[Step], dict[str, int], int]:
         """The steps, where everything lies in the arena, and its size.
@@ -159,7 +162,7 @@ class _Planning:
                 spec=layer.spec,
                 config=fusion.config,
                 candidates=fusion.candidates,
-                parts=fusion.parts,
+                parts=fusion.parts(self._candidates),
             )
         assert isinstance(layer.spec, ConvSpec)
         step = replace(step, spec=layer.spec, weight=layer.weight, bias=layer.bias)

@@ -49,7 +49,7 @@ def tuning_tasks(graph: Graph, machine: Machine, options: PlanOptions | None = N
     """The different layers, in the network's order."""
     options = options or PlanOptions()
     lowered = lower(graph)
-    layers = [(layer.name, layer.spec) for layer in lowered.layers if layer.spec is not None]
+    layers = [(layer.name, layer.spec) for layer in lowered.layers if isinstance(layer.spec, ConvSpec)]
     groups: dict[str, list[tuple[str, ConvSpec]]] = {}
     for name, spec in layers:
         groups.setdefault(layer_key(spec, options.algorithms, options.accuracy), []).append((name, spec))

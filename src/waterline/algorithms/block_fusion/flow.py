@@ -1,14 +1,16 @@
 """Which rows of its layers a block computes for a strip of its result, and how many of them must be kept.
 
 A block goes over its result strip by strip of rows, from the top. For each strip every layer computes those rows that
-the layers behind it need and that are not there yet. What a layer has computed lies in a buffer of some rows; when it is
-full, the rows that are still needed move to its beginning: a window that slides down the image.
+the layers behind it need and that are not there yet. What a layer has computed lies in a buffer of some rows; when it
+is full, the rows that are still needed move to its beginning: a window that slides down the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 from waterline.algorithms.columns import Window
 
@@ -66,34 +68,60 @@ class Flow:
     def band(self, first: int, strips: int, strip_rows: int) -> Band:
         """What a thread does that computes so many strips from number `first` on."""
         count = len(self.windows)
-        done, kept_rows, all_computed = [0] * count, [0] * count, [0] * count
-        again = [0] * count
+        done, kept_rows, again = [0] * count, [0] * count, [0] * count
         for number in range(first, first + strips):
             strip = (number * strip_rows, min((number + 1) * strip_rows, self.rows))
             computed, kept = self.needed(strip, done)
-            for i, (begin, end) in enumerate(computed):
-                all_computed[i] += end - begin
+            for i, (_, end) in enumerate(computed):
                 kept_rows[i] = max(kept_rows[i], end - kept[i])
                 again[i] += max(0, done[i] - kept[i])
                 done[i] = max(done[i], end)
-        return Band(tuple(all_computed), tuple(kept_rows), tuple(again))
+        return Band(tuple(kept_rows), tuple(again))
 
-    def least_rows(self, strip_rows: int) -> tuple[int, ...]:
-        """Rows that each layer's buffer must hold, wherever a band begins."""
-        count = self.strips(strip_rows)
-        bands = [self.band(0, count, strip_rows)] + [self.band(i, 1, strip_rows) for i in range(count)]
-        return tuple(max(rows) for rows in zip(*(band.kept for band in bands), strict=True))
+    def computed(self, strip_rows: int, bands: int) -> tuple[int, ...]:
+        """Rows that each layer computes for an image in so many bands, those that two bands compute counted twice."""
+        if not overlaps(self, strip_rows):
+            bands = 1
+        strips = self.strips(strip_rows)
+        ends = [min(band * strips // bands * strip_rows, self.rows) for band in range(bands + 1)]
+        total = [0] * len(self.windows)
+        for band in pairwise(ends):
+            rows, _ = self.needed(band, [0] * len(total))
+            total = [count + end - begin for count, (begin, end) in zip(total, rows, strict=True)]
+        return tuple(total)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Sums over the strips of a band, for each layer.
+    """Of the strips of a band, for each layer.
 
     Attributes:
-        computed: rows. kept: the most rows that must be there at once. again: rows that are there when a strip begins
-            and are read by it.
+        kept: the most rows that must be there at once. again: rows that are there when a strip begins and
+            are read by it, summed over the strips.
     """
 
-    computed: tuple[int, ...]
     kept: tuple[int, ...]
     again: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def overlaps(flow: Flow, strip_rows: int) -> tuple[int, ...]:
+    """Rows of each inner layer that a strip reads again, once it is under way; () where no strip does."""
+    strips = min(3, flow.strips(strip_rows))
+    again = flow.band(0, strips, strip_rows).again[:-1]
+    return tuple(-(-rows // (strips - 1)) for rows in again) if any(again) else ()
+
+
+@lru_cache(maxsize=4096)
+def least_rows(flow: Flow, strip_rows: int) -> tuple[int, ...]:
+    """Rows that each inner layer's buffer must hold, wherever a band begins.
+
+    Far from the borders every strip needs as much as its neighbours, so that the first ones tell.
+    """
+    strips = flow.strips(strip_rows)
+    reach = sum((window.taps - 1) * window.dilation + window.stride for window in flow.windows)
+    told = min(strips, 4 + -(-reach // strip_rows))
+    firsts = {*range(told), *range(strips - told, strips)}
+    bands = [flow.band(0, told, strip_rows), flow.band(strips - told, told, strip_rows)]
+    bands += [flow.band(first, 1, strip_rows) for first in firsts]
+    return tuple(max(rows) for rows in zip(*(band.kept[:-1] for band in bands), strict=True))

@@ -159,9 +159,7 @@ def _pixels(view: TensorView) -> TensorView:
     return TensorView((h, w, c), (view.strides[2], view.strides[3], view.strides[1]))
 
 
-def _stage(
-    layer: BlockLayer, call: Call, result: int, how: str, items: int, table_row_bytes: int = 0
-) -> StagePlan:
+def _stage(layer: BlockLayer, call: Call, result: int, how: str, items: int, table_row_bytes: int = 0) -> StagePlan:
     args: list[Arg] = []
     tensors: list[tuple[int, int]] = []
     for word, arg in enumerate(call.args):

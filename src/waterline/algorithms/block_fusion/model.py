@@ -6,32 +6,30 @@ computation is depth first over strips, see `flow`. On a CPU a strip's intermedi
 down the image. Threads share nothing: each computes bands of strips, and at the top of a band the rows that it shares
 with the band above are computed again.
 
-Layouts: NHWC, weights as each layer's own algorithm packs them. Work: that of the layers, and the rows that are computed
-again. Numerics: those of the layers' own algorithms, to the bit.
+Layouts: NHWC, weights as each layer's own algorithm packs them. Work: that of the layers, and the rows that are
+computed again. Numerics: those of the layers' own algorithms, to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Phase, Refusal
 from waterline.algorithms.block_fusion.cpu import BANDS, BlockKernel, Tensor
-from waterline.algorithms.block_fusion.flow import Flow
+from waterline.algorithms.block_fusion.flow import Flow, least_rows, overlaps
 from waterline.algorithms.block_fusion.layers import (
     StagePlan,
-    algorithm_of,
     named,
     refuse_layer,
     row_window,
     stage_name,
     stage_plan,
 )
-from waterline.algorithms.block_fusion.pricing import BlockWork, layer_configs
-from waterline.algorithms.blocking import clock_hz, overlapped, uneven
+from waterline.algorithms.block_fusion.pricing import BlockConfig, BlockWork, layer_configs
+from waterline.algorithms.blocking import clock_hz, overlapped
 from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.machine import Machine
@@ -46,17 +44,8 @@ LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
 WINDOW_STRIPS = 3
 BANDS_PER_CORE = 2
+UNEQUAL_CORES = 0.05  # of an item: what the last core is behind the others
 MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again
-
-
-@dataclass(frozen=True)
-class BlockConfig:
-    """Rows of a strip of the result, rows that each inner layer's buffer holds, and each layer's own config (None for
-    operators)."""
-
-    strip_rows: int
-    buffer_rows: tuple[int, ...]
-    layers: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +57,6 @@ class BlockViews:
 
 
 class BlockFusion(Algorithm[BlockSpec, BlockViews]):
-
     name = "block_fusion"
 
     def refuse(self, spec: BlockSpec, machine: Machine) -> Refusal | None:
@@ -77,30 +65,37 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
                 return reason
         if spec.output[2] < 2:
             return Refusal(f"its result has {spec.output[2]} row: there are no strips")
-        if not self.configs(spec, machine):
+        flow = flow_of(spec)
+        least = min(self.buffer_bytes(spec, least_rows(flow, height)) for height in strip_heights(spec))
+        if least > BUFFER_SHARE * machine.l2_bytes:
             return Refusal(
-                f"between its layers, {spec.inner_bytes} bytes an image, no strip fits {BUFFER_SHARE:.0%} of the "
+                f"between its layers even one strip takes {least} bytes, more than {BUFFER_SHARE:.0%} of the "
                 f"second-level cache, {machine.l2_bytes} bytes"
             )
         return None
 
     def configs(self, spec: BlockSpec, machine: Machine) -> list[BlockConfig]:
         """Strips of different heights, the best by cost first."""
-        found: list[BlockConfig] = []
+        return [config for config, _ in self.priced(spec, machine)]
+
+    def priced(self, spec: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, Cost]]:
+        """`configs` with what each costs."""
+        found: list[tuple[BlockConfig, Cost]] = []
         flow = flow_of(spec)
         for strip_rows in strip_heights(spec):
-            least = flow.least_rows(strip_rows)[:-1]
+            least = least_rows(flow, strip_rows)
+            again = overlaps(flow, strip_rows) or (0,) * len(least)
             buffers = tuple(
-                min(layer.output[2], rows if not again else max(rows, WINDOW_STRIPS * rows - (WINDOW_STRIPS - 1) * again))
-                for layer, rows, again in zip(spec.layers, least, _overlaps(flow, strip_rows), strict=False)
+                min(layer.output[2], WINDOW_STRIPS * (rows - kept) + kept if kept else rows)
+                for layer, rows, kept in zip(spec.layers, least, again, strict=False)
             )
             if self.buffer_bytes(spec, buffers) > BUFFER_SHARE * machine.l2_bytes:
                 buffers = least
             if self.buffer_bytes(spec, buffers) > BUFFER_SHARE * machine.l2_bytes:
                 continue
-            layers = layer_configs(spec, flow, strip_rows, machine)
-            found.append(BlockConfig(strip_rows, buffers, layers))
-        return sorted(found, key=lambda config: self.cost(spec, config, machine).seconds)
+            config = BlockConfig(strip_rows, buffers, layer_configs(spec, flow, strip_rows, machine))
+            found.append((config, self.cost(spec, config, machine)))
+        return sorted(found, key=lambda each: each[1].seconds)
 
     def buffer_bytes(self, spec: BlockSpec, buffer_rows: Sequence[int]) -> int:
         """Of a thread's memory, for what stays inside."""
@@ -111,8 +106,7 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
 
     def cost(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> Cost:
         work = BlockWork.of(spec.with_batch(1), flow_of(spec), config, self._bands(spec, config, machine), machine)
-        items = spec.n * work.items
-        compute = spec.n * work.cycles / clock_hz(machine) / machine.cores * uneven(max(items, 1), machine)
+        compute = spec.n * work.cycles / clock_hz(machine) / machine.cores * _uneven(spec.n * work.items, machine)
         seconds = overlapped(compute, spec.n * work.near_seconds / machine.cores, work.moving_seconds * spec.n)
         return Cost(seconds, spec.n * work.flops, spec.least_bytes)
 
@@ -120,10 +114,9 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
         """One a layer: its operations without what is computed again, its bytes as if it were alone."""
         found = []
         for number, layer in enumerate(spec.layers):
-            spec = layer.spec
-            out = ELEM_BYTES * int(np.prod(layer.output))
-            moved = spec.least_bytes if spec is not None else 2 * out
-            found.append(Phase(phase_name(number, layer), float(spec.flops) if spec else 0.0, float(moved)))
+            own = layer.spec
+            moved = own.least_bytes if own is not None else 2 * ELEM_BYTES * int(np.prod(layer.output))
+            found.append(Phase(phase_name(number, layer), float(own.flops) if own else 0.0, float(moved)))
         return tuple(found)
 
     # ---- running ------------------------------------------------------------------------------------------------
@@ -165,9 +158,7 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
             for name, table in plan.tables.items()
         }
 
-    def _stages(
-        self, spec: BlockSpec, config: BlockConfig, views: BlockViews, machine: Machine
-    ) -> list[StagePlan]:
+    def _stages(self, spec: BlockSpec, config: BlockConfig, views: BlockViews, machine: Machine) -> list[StagePlan]:
         where = list(views.inputs)
         for layer in spec.layers[:-1]:
             where.append(TensorView.dense((1, *layer.output[1:]), channels_last(4)))
@@ -182,13 +173,21 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
         """Parts of an image that threads compute by themselves: enough for all cores, with little computed again."""
         flow = flow_of(spec)
         strips = flow.strips(config.strip_rows)
-        if not any(_overlaps(flow, config.strip_rows)):
+        rows = overlaps(flow, config.strip_rows)
+        if not rows:
             return strips
+        again = _work_again(spec, rows)
         for wanted in (BANDS_PER_CORE * machine.cores, machine.cores):
             bands = min(strips, max(1, -(-wanted // max(spec.n, 1))))
-            if bands == 1 or bands * _work_again(spec, flow, config.strip_rows) <= MOST_AGAIN:
+            if bands == 1 or bands * again <= MOST_AGAIN:
                 return bands
         return bands
+
+
+def _uneven(items: int, machine: Machine) -> float:
+    """How much longer the last core works than the average: some have an item more, and cores differ."""
+    rounds = -(-items // machine.cores)
+    return (rounds + UNEQUAL_CORES) * machine.cores / max(items, 1) if machine.cores > 1 else 1.0
 
 
 def flow_of(block: BlockSpec) -> Flow:
@@ -215,21 +214,11 @@ def strip_heights(block: BlockSpec) -> list[int]:
     return sorted({*found, -(-rows // 2), rows})
 
 
-def _overlaps(flow: Flow, strip_rows: int) -> list[int]:
-    """Rows of each inner layer that a strip reads again, once it is under way."""
-    strips = flow.strips(strip_rows)
-    if strips < 2:
-        return [0] * (len(flow.windows) - 1)
-    band = flow.band(0, min(3, strips), strip_rows)
-    return [-(-again // (min(3, strips) - 1)) for again in band.again[:-1]]
-
-
-def _work_again(block: BlockSpec, flow: Flow, strip_rows: int) -> float:
+def _work_again(block: BlockSpec, overlapping: Sequence[int]) -> float:
     """The part of an image's operations that each further band adds."""
-    overlaps = _overlaps(flow, strip_rows)
     again = sum(
         layer.spec.flops * rows / layer.output[2]
-        for layer, rows in zip(block.layers, overlaps, strict=False)
+        for layer, rows in zip(block.layers, overlapping, strict=False)
         if layer.spec is not None
     )
     return again / max(block.flops, 1)
@@ -256,4 +245,4 @@ def _image_bytes(view: TensorView) -> int:
     return view.strides[0] * ELEM_BYTES if len(view.shape) == 4 and view.shape[0] > 1 else 0
 
 
-__all__ = ["BlockConfig", "BlockFusion", "BlockViews", "algorithm_of", "flow_of"]
+__all__ = ["BlockConfig", "BlockFusion", "BlockViews", "flow_of"]

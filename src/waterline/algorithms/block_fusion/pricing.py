@@ -3,9 +3,9 @@ leaves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from waterline.algorithms.block_fusion.flow import Flow
 from waterline.algorithms.block_fusion.layers import algorithm_of
@@ -13,16 +13,18 @@ from waterline.algorithms.blocking import (
     NEAR_BYTES,
     GemmConfig,
     Product,
+    chunk_elems,
     epilogue_cycles,
+    has_far_weights,
     product_cycles,
     product_flops,
     tiles,
 )
 from waterline.algorithms.depthwise import DEPTHWISE
 from waterline.algorithms.grouped import GROUPED
-from waterline.algorithms.grouped.model import PermuteConfig
 from waterline.algorithms.indirect.model import product_of
 from waterline.algorithms.operator_cost import passes
+from waterline.codegen.cpu.gemm import Tile
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
@@ -32,18 +34,41 @@ CALL_CYCLES = 120.0
 WHOLE_STRIP = 1 << 20  # tiles: of a strip's product, panels are the outer loop
 
 
-class _Config(Protocol):
+@dataclass(frozen=True)
+class BlockConfig:
+    """Rows of a strip of the result, rows that each inner layer's buffer holds, and each layer's own config (None for
+    operators)."""
+
     strip_rows: int
+    buffer_rows: tuple[int, ...]
     layers: tuple[Any, ...]
 
 
 @lru_cache(maxsize=4096)
-def _tile_config(product: Product, machine: Machine) -> GemmConfig:
+def _tile_config(product: Product, is_far: bool, machine: Machine) -> GemmConfig:
+    """The best tile for the product of a strip, whose weights a strip before it has read or not."""
     unroll = 4 if product.run_elems >= 64 else 2
-    best = min(tiles(machine, product.columns, product.rows, unroll), key=lambda t: product_cycles(product, t, machine))
+    best = min(
+        tiles(machine, product.columns, product.rows, unroll),
+        key=lambda tile: product_cycles(product, tile, machine, is_far=is_far),
+    )
+    if is_far:
+        chunk = chunk_elems(product, best, machine)
+        return GemmConfig(best.rows, best.vectors, best.unroll, WHOLE_STRIP, False, chunk)
     panel_bytes = product.depth * best.vectors * machine.vector_bytes
     near_bytes = NEAR_BYTES if panel_bytes > machine.l1d_bytes // 2 else 0
     return GemmConfig(best.rows, best.vectors, best.unroll, WHOLE_STRIP, False, near_bytes=near_bytes)
+
+
+@lru_cache(maxsize=4096)
+def _product_cycles(product: Product, tile: Tile, is_far: bool, machine: Machine) -> float:
+    return product_cycles(product, tile, machine, is_far=is_far)
+
+
+@lru_cache(maxsize=1024)
+def _own_config(spec: ConvSpec, machine: Machine) -> Any:
+    """What the layer's algorithm takes for an image of its own."""
+    return algorithm_of(spec).configs(spec, machine)[0]
 
 
 def _strip_product(spec: ConvSpec, rows: int) -> tuple[Product, int]:
@@ -59,7 +84,7 @@ def _strip_product(spec: ConvSpec, rows: int) -> tuple[Product, int]:
 def layer_configs(block: BlockSpec, flow: Flow, strip_rows: int, machine: Machine) -> tuple[Any, ...]:
     """The config of each layer's own algorithm for strips of so many rows; None for operators."""
     strips = flow.strips(strip_rows)
-    computed = flow.band(0, strips, strip_rows).computed
+    computed = flow.computed(strip_rows, 1)
     found: list[Any] = []
     for layer, rows in zip(block.layers, computed, strict=True):
         spec = layer.spec
@@ -68,16 +93,14 @@ def layer_configs(block: BlockSpec, flow: Flow, strip_rows: int, machine: Machin
             continue
         one = spec.with_batch(1)
         algorithm = algorithm_of(one)
-        if algorithm is DEPTHWISE:
-            found.append(algorithm.configs(one, machine)[0])
-            continue
-        if algorithm is GROUPED:
-            best = algorithm.configs(one, machine)[0]
-            if isinstance(best, PermuteConfig):
-                found.append(best)
+        if algorithm is DEPTHWISE or algorithm is GROUPED:
+            own = _own_config(one, machine)
+            if not isinstance(own, GemmConfig):
+                found.append(own)
                 continue
         product, _ = _strip_product(one, max(1, round(rows / strips)))
-        found.append(_tile_config(product, machine))
+        is_far = one.is_pointwise and has_far_weights(replace(product, rows=product.rows * strips), machine)
+        found.append(_tile_config(product, is_far, machine))
     return tuple(found)
 
 
@@ -98,16 +121,9 @@ class BlockWork:
     moving_seconds: float
 
     @classmethod
-    def of(cls, block: BlockSpec, flow: Flow, config: _Config, bands: int, machine: Machine) -> BlockWork:
+    def of(cls, block: BlockSpec, flow: Flow, config: BlockConfig, bands: int, machine: Machine) -> BlockWork:
         strips = flow.strips(config.strip_rows)
-        if any(flow.band(0, min(strips, 3), config.strip_rows).again):
-            first = [band * strips // bands for band in range(bands + 1)]
-            parts = {(a, z - a) for a, z in zip(first, first[1:], strict=False)}
-            computed = {part: flow.band(*part, config.strip_rows).computed for part in parts}
-            each = [computed[(a, z - a)] for a, z in zip(first, first[1:], strict=False)]
-            rows = [sum(column) for column in zip(*each, strict=True)]
-        else:
-            rows = list(flow.band(0, strips, config.strip_rows).computed)
+        rows = flow.computed(config.strip_rows, bands)
         cycles, flops, near_bytes = 0.0, 0.0, 0.0
         for layer, own, total in zip(block.layers, config.layers, rows, strict=True):
             share = total / layer.output[2]
@@ -129,14 +145,18 @@ def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine:
     share = rows / layer.output[2]
     if spec is None:
         moved = 2 * 4 * _elems(layer) * share
-        hz_bytes = machine.bytes_per_s("l2") / (machine.peak() / (machine.lanes() * 2 * machine.multiply_adds_per_cycle))
+        hz_bytes = machine.bytes_per_s("l2") / (
+            machine.peak() / (machine.lanes() * 2 * machine.multiply_adds_per_cycle)
+        )
         return passes(layer.op) * moved / hz_bytes, 0.0
     activations = share * epilogue_cycles(spec, machine)
     if isinstance(config, GemmConfig):
         each = max(1, round(rows / strips))
         product, calls = _strip_product(spec, each)
         times = rows / each
-        cycles = times * (calls * product_cycles(product, config.tile, machine) + (calls - 1) * CALL_CYCLES)
+        is_far = config.chunk_elems > 0
+        one = _product_cycles(product, config.tile, is_far, machine)
+        cycles = times * (calls * one + (calls - 1) * CALL_CYCLES)
         return cycles + activations, times * calls * product_flops(product, machine)
     algorithm = DEPTHWISE if algorithm_of(spec) is DEPTHWISE else GROUPED
     return rows * algorithm.row_cycles(spec, config, machine) + activations, share * spec.flops

@@ -41,7 +41,8 @@ _LINE_ELEMS = ALIGNMENT_BYTES // 4
 
 def as_run(spec: ConvSpec) -> ConvSpec:
     """The layer as a network runs it: first layers get a padded copy of the image with the change of layout."""
-    (found,) = [layer.spec for layer in lower(Workload.layer(spec).graph(spec.n)).layers if layer.spec is not None]
+    layers = lower(Workload.layer(spec).graph(spec.n)).layers
+    (found,) = [layer.spec for layer in layers if isinstance(layer.spec, ConvSpec)]
     return found
 
 
