@@ -74,7 +74,7 @@ class Checkpoints:
         One that is torn is renamed, with a line that says so, and the one before is taken.
 
         Raises:
-            InvalidArgument: there are checkpoints, and none is whole; or of another format.
+            InvalidArgument: there are checkpoints, and none is whole; or one of another format, or another program's.
         """
         names = self.names()
         for path in names:
@@ -94,15 +94,22 @@ class Checkpoints:
 
 
 def _read(path: Path) -> State | None:
-    """A file's content, None if it is not as it was written. PyTorch does not check the checksums itself."""
+    """A file's content, None if it is not as it was written. PyTorch does not check the checksums itself.
+
+    Raises:
+        InvalidArgument: it is as it was written, and no checkpoint.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, ValueError):
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError):  # a damaged directory can say anything
         return None
-    return state if isinstance(state, dict) else None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise InvalidArgument(f"{path} is no checkpoint of `waterline train`", "move it elsewhere") from error
+    return state if isinstance(state, dict) else {}
 
 
 def _force_names(folder: Path) -> None:

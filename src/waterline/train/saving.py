@@ -43,22 +43,17 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         InvalidArgument: no such file. InvalidModel: not one that `waterline train` has written.
     """
+    if not Path(path).is_file():
+        raise InvalidArgument(f"there is no file {str(path)!r}", "give the model.pt of `waterline train`")
+    wrong = InvalidModel(f"{path} is no network of `waterline train`", "give the model.pt that it has written")
+    if not zipfile.is_zipfile(path):
+        raise wrong
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         model = Architecture.from_dict(state.pop("architecture")).build(len(state["classes"]))
         model.load_state_dict(state.pop("weights"))
-    except FileNotFoundError as error:
-        raise InvalidArgument(f"there is no file {str(path)!r}", "give the model.pt of `waterline train`") from error
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as e:
-        raise InvalidModel(f"{path} is no network of `waterline train`", "give the model.pt that it has written") from e
+    except (RuntimeError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise wrong from error
     return model.eval(), state
 
 

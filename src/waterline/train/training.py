@@ -329,7 +329,7 @@ class _Run:
 
 def _software(device: torch.device) -> dict[str, Any]:
     """What results depend on in their last digits."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": device.type}
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": device.type}
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def module(name: str) -> ModuleType:
         InvalidArgument: it is not installed, or does not fit to PyTorch.
     """
     try:
-        return importlib.import_module(name)
+        importlib.import_module("torchvision")
     except ModuleNotFoundError as error:
         if error.name != "torchvision":
             raise
@@ -37,7 +37,7 @@ def module(name: str) -> ModuleType:
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise InvalidArgument(f"torchvision does not fit to PyTorch {torch.__version__}: {error}", _HINT) from error
-    _declare()
+        _declare()
     return importlib.import_module(name)
 
 

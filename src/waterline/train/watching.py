@@ -80,17 +80,18 @@ class TensorBoard(Watcher):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        if importlib.util.find_spec("tensorboard") is None:
+        try:
+            self._package = importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
             raise InvalidArgument(
                 "TensorBoard's scalars need the package tensorboard, which is not installed",
                 "pip install 'waterline[train]', or pass --no-tensorboard",
-            )
+            ) from error
         self._folder = folder
         self._writer: Any = None
 
     def begin(self, step: int, steps: int, epochs: int) -> None:
-        tensorboard = importlib.import_module("torch.utils.tensorboard")
-        self._writer = tensorboard.SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
+        self._writer = self._package.SummaryWriter(str(self._folder), purge_step=step + 1 if step else None)
 
     def step(self, at: Step) -> None:
         self._writer.add_scalar("train/loss", at.loss, at.step)
