@@ -141,6 +141,7 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_priced", priced)
+        patch.setattr(blocks, "MOST_LAYERS", 8)
         patch.setattr(model, "WINDOW_STRIPS", window_strips)
         if strip_rows is not None:
             patch.setattr(model, "strip_heights", lambda block: [min(strip_rows, block.output[2])])
@@ -149,7 +150,7 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
 
 def fused_plan(graph: Graph, machine: Machine, strip_rows: int | None = None, *, window_strips: int = 3) -> Plan:
     with fusing(strip_rows, window_strips=window_strips):
-        return plan(graph, machine)
+        return plan(graph, machine, PlanOptions((*PARTS, BLOCK_FUSION.name)))
 
 
 def unfused_plan(graph: Graph, machine: Machine) -> Plan:
