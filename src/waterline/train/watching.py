@@ -137,9 +137,13 @@ class Lines(Watcher):
 
 
 class Bar(Watcher):
-    """A bar of rich on stderr, with the time left, below the lines of the epochs that are done."""
+    """A bar of rich on stderr, with the time left, below the lines of the epochs that are done.
 
-    def __init__(self) -> None:
+    Args:
+        console: a console of rich to draw on; None: stderr.
+    """
+
+    def __init__(self, console: Any = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -150,7 +154,8 @@ class Bar(Watcher):
             TextColumn("{task.fields[facts]}"),
             TextColumn("{task.fields[left]}"),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True)
+        console = console or Console(stderr=True, highlight=False)
+        self._progress = Progress(*columns, console=console, transient=True)
         self._task: Any = None
         self._epochs = 0
 
