@@ -6,11 +6,20 @@ batch and number of threads gives the same bits.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from algorithms.block_networks import NETWORKS, basic, inverted_residual, readers, separable, stem
-from algorithms.blocks import check
+from algorithms.blocks import block_steps, check, fused_plan
 from algorithms.layers import LOCAL, machine_of, machines
+from waterline.algorithms.block_fusion import BLOCK_FUSION
+from waterline.graph.block import BlockLayer, BlockSpec
+from waterline.graph.ops import AdaptivePool, Concat, Conv, Pool
+from waterline.machine import CATALOGUE, Machine
+from waterline.planner import views_of
+from waterline.spec import ConvSpec
 
 OTHER_ISAS = [parameter for parameter in machines() if parameter.values[0] != LOCAL.isa]
 
@@ -60,3 +69,96 @@ LANES = LOCAL.lanes()
 @pytest.mark.parametrize("channels", sorted({1, 3, LANES - 1, LANES, LANES + 1}))
 def test_numbers_of_channels(channels: int, forked):
     check(inverted_residual(2, 5, 3, c=channels), LOCAL, forked, [2], layers=3, bands=[2])
+
+
+# ---- threads and batches --------------------------------------------------------------------------------------------
+def test_one_kernel_for_all_batches_and_numbers_of_cores(forked):
+    """Both only change how many bands there are."""
+    kernels, counts = set(), set()
+    for batch in (1, 2, 3, 5):
+        graph = separable(batch, 12, 5)
+        for cores in (1, 2, 3):
+            machine = replace(LOCAL, cores=cores)
+            (step,) = block_steps(fused_plan(graph, machine, 1))
+            (call,) = BLOCK_FUSION.implement(step.spec, step.config, views_of(step), machine).calls
+            assert call.items % batch == 0
+            kernels.add(call.kernel)
+            counts.add(call.items // batch)
+            if cores == batch:
+                check(graph, machine, forked, [1])
+    assert len(kernels) == 1
+    assert len(counts) > 1, "no case has several bands"
+
+
+# ---- refusals -------------------------------------------------------------------------------------------------------
+MACHINE = CATALOGUE[4]  # 256 KB of second-level cache
+
+
+def block_of(*layers: BlockLayer, shape: tuple[int, ...] = (1, 8, 6, 6)) -> BlockSpec:
+    """A chain whose first layer reads an image."""
+    chain = tuple(replace(layer, inputs=(number,)) for number, layer in enumerate(layers))
+    return BlockSpec((shape,), chain)
+
+
+def convolution(text: str, **changes: object) -> BlockLayer:
+    spec = replace(ConvSpec.parse(text), **changes)
+    return BlockLayer(Conv(), (0,), (spec.n, spec.k, spec.p, spec.q), spec)
+
+
+POINTWISE = convolution("n1_c8_h6_w6_k8_r1_s1_st1_pd0_dl1_g1")
+
+
+def reason(block: BlockSpec, machine: Machine = MACHINE) -> str:
+    refusal = BLOCK_FUSION.refuse(block, machine)
+    return "" if refusal is None else refusal.reason
+
+
+def test_a_block_that_is_served():
+    assert reason(block_of(POINTWISE, POINTWISE)) == ""
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (convolution("n1_c8_h6_w6_k8_r3_s3_st1_pd1_dl1_g1_up2"), r"3x3 8->8 inserts \(2, 2\) zeros"),
+        (convolution("n1_c8_h6_w6_k8_r1_s67_st1_pd0x33_dl1_g8"), "the layer.s have 67"),
+        (BlockLayer(Pool("max", (3, 3), dilation=(2, 1)), (0,), (1, 8, 2, 4)), r"pooling with dilation \(2, 1\)"),
+        (BlockLayer(AdaptivePool("average", (3, 3)), (0,), (1, 8, 3, 3)), "AdaptivePool does not work on rows"),
+        (BlockLayer(Concat(1), (0,), (1, 8, 6, 6)), "Concat does not work on rows"),
+    ],
+    ids=["upsampling", "wide depthwise filters", "dilated pooling", "another operator", "concatenation"],
+)
+def test_a_layer_that_no_block_may_have(layer: BlockLayer, words: str):
+    assert re.search(words, reason(block_of(POINTWISE, layer)))
+
+
+def test_a_single_row_is_no_strip():
+    row = convolution("n1_c8_h1_w6_k8_r1_s1_st1_pd0_dl1_g1")
+    assert reason(block_of(row, row, shape=(1, 8, 1, 6))) == "its result has 1 row: there are no strips"
+
+
+def test_strips_that_do_not_fit_the_cache_say_how_much_they_take():
+    """Three rows of the inner image must be there at once for one row of the result."""
+    width, channels = 64, 512
+    expand = convolution(f"n1_c8_h{width}_w{width}_k{channels}_r1_s1_st1_pd0_dl1_g1")
+    depthwise = convolution(f"n1_c{channels}_h{width}_w{width}_k{channels}_r3_s3_st1_pd1_dl1_g{channels}")
+    block = block_of(expand, depthwise, shape=(1, 8, width, width))
+    found = re.search(r"(\d+) bytes, more than 50% of the second-level cache, 262144 bytes", reason(block))
+    assert found
+    assert int(found[1]) >= 3 * 4 * width * channels
+    assert reason(block, replace(MACHINE, l2_bytes=2 * int(found[1]))) == ""
+    assert reason(block, replace(MACHINE, l2_bytes=2 * int(found[1]) - 2)) != ""
+
+
+@pytest.mark.parametrize("machine", CATALOGUE, ids=lambda m: m.name)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_configs_fit_the_cache_and_the_best_is_first(machine: Machine, name: str):
+    for step in block_steps(fused_plan(NETWORKS[name][0](1, 32, 28), machine)):
+        assert isinstance(step.spec, BlockSpec)
+        configs = BLOCK_FUSION.configs(step.spec, machine)
+        seconds = [BLOCK_FUSION.cost(step.spec, config, machine).seconds for config in configs]
+        assert seconds == sorted(seconds)
+        assert len({config.strip_rows for config in configs}) == len(configs)
+        for config in configs:
+            assert len(config.buffer_rows) == len(step.spec.layers) - 1
+            assert BLOCK_FUSION.buffer_bytes(step.spec, config.buffer_rows) <= machine.l2_bytes / 2
