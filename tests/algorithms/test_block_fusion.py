@@ -121,7 +121,7 @@ def test_a_block_that_is_served():
     ("layer", "words"),
     [
         (convolution("n1_c8_h6_w6_k8_r3_s3_st1_pd1_dl1_g1_up2"), r"3x3 8->8 inserts \(2, 2\) zeros"),
-        (convolution("n1_c8_h6_w6_k8_r1_s67_st1_pd0x33_dl1_g8"), "the layer.s have 67"),
+        (convolution("n1_c8_h6_w6_k8_r1_s129_st1_pd0x64_dl1_g8"), "of up to 128 taps, the layer's have 129"),
         (BlockLayer(Pool("max", (3, 3), dilation=(2, 1)), (0,), (1, 8, 2, 4)), r"pooling with dilation \(2, 1\)"),
         (BlockLayer(AdaptivePool("average", (3, 3)), (0,), (1, 8, 3, 3)), "AdaptivePool does not work on rows"),
         (BlockLayer(Concat(1), (0,), (1, 8, 6, 6)), "Concat does not work on rows"),
