@@ -35,9 +35,9 @@ PARAMETERS = {
 ALL = [Activation(kind, PARAMETERS.get(kind, ())) for kind in ACTIVATIONS]
 # Largest errors allowed, in ulp of the true value; the rest are one rounding.
 ULPS = {
-    "sigmoid": 2.6,
-    "silu": 3.1,
-    "gelu_tanh": 4.2,
+    "sigmoid": 3.9,
+    "silu": 4.0,
+    "gelu_tanh": 5.2,
     "tanh": 2.5,
     "elu": 2.5,
     "selu": 3.5,
@@ -161,6 +161,13 @@ def test_exp_rounds_denormals_and_overflows_at_the_right_place() -> None:
     ("name", "polynomial", "function", "interval", "allowed"),
     [
         ("exp", (1.0, 1.0, *functions._EXP), np.exp, (-math.log(2) / 2, math.log(2) / 2), 0.3),
+        (
+            "exp of -r",
+            (1.0, *functions._EXP_MINUS_SHORT),
+            lambda r: np.exp(-r),
+            (-math.log(2) / 64, math.log(2) / 64),
+            1.0,
+        ),
         ("log1p", (0.0, 1.0, -0.5, *functions._LOG), np.log1p, (math.sqrt(0.5) - 1, math.sqrt(2) - 1), 0.6),
         ("erf", tuple(c for q in functions._ERF for c in (0.0, q)), np.vectorize(math.erf), (0.0, 1.0), 1.2),
         ("log1p on [0, 1]", (0.0, *functions._LOG_ONE_PLUS), np.log1p, (0.0, 1.0), 0.6),
@@ -214,7 +221,8 @@ def test_cheap_functions_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "most"), [("gelu", 25), ("silu", 28), ("sigmoid", 28), ("hard_swish", 12), ("relu", 7)]
+    ("kind", "most"),
+    [("gelu", 20), ("silu", 20), ("sigmoid", 20), ("exp", 20), ("tanh", 27), ("hard_swish", 12), ("relu", 7)],
 )
 def test_instructions(kind: str, most: int) -> None:
     """The inner loop with load, store and count, on the machine with the most registers."""
