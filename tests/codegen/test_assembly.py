@@ -11,9 +11,14 @@ import pytest
 from assembly import FORBIDDEN, MULTIPLY_ADD, functions, hottest_loop, innermost_loops
 
 from waterline.algorithms import REGISTRY, Algorithm, GemmConfig, Views, by_name
+from waterline.algorithms.block_fusion import BLOCK_FUSION
+from waterline.algorithms.block_fusion.cpu import BlockKernel
+from waterline.algorithms.block_fusion.model import BlockViews
 from waterline.algorithms.blocking import MOST_ROWS
 from waterline.codegen.cpu.jit import compile_assembly
 from waterline.codegen.cpu.kernel import Kernel
+from waterline.graph.block import BlockLayer, BlockSpec
+from waterline.graph.ops import Conv, LayerNorm
 from waterline.machine import CATALOGUE, Machine
 from waterline.spec import Activation, ConvSpec, Epilogue, TensorView, channels_last
 
@@ -109,6 +114,76 @@ def test_a_kernel_has_one_entry_and_calls_nothing_outside(machine: Machine):
     assert re.findall(r"^\s*\.globl\s+(\S+)", text, re.MULTILINE) == ["kernel"]
     called = set(re.findall(r"^\s*(?:callq?|bl)\s+([\w.]+)", text, re.MULTILINE))
     assert called <= set(functions(text)) | {"memset", "memcpy"}
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+def pointwise(c: int, k: int, size: int, epilogue: Epilogue = RELU) -> ConvSpec:
+    return ConvSpec(1, c, size, size, k, 1, 1, epilogue=epilogue)
+
+
+def same(c: int, size: int, filters: int, groups: int, epilogue: Epilogue = RELU) -> ConvSpec:
+    return ConvSpec(1, c, size, size, c, filters, filters, pad=(filters // 2,) * 4, groups=groups, epilogue=epilogue)
+
+
+def chain(*specs: ConvSpec | None) -> BlockSpec:
+    """Each layer reads the one before; None is a normalisation over channels; a residual is what enters the block."""
+    has_norm = None in specs
+    layers: list[BlockLayer] = []
+    for number, spec in enumerate(specs):
+        before = (2 * has_norm + number if number else 0,)
+        if spec is None:
+            layers.append(BlockLayer(LayerNorm(3), (*before, 1, 2), layers[-1].output))
+        else:
+            inputs = (*before, 0) if spec.epilogue.residual else before
+            layers.append(BlockLayer(Conv(epilogue=spec.epilogue), inputs, (1, spec.k, spec.p, spec.q), spec))
+    first, c = layers[0].spec, layers[0].output[1]
+    assert first is not None
+    return BlockSpec(((1, first.c, first.h, first.w), *[(c,)] * (2 * has_norm)), tuple(layers))
+
+
+# Every kind of layer that has multiply-adds, and a normalisation between; its strips fit the smallest cache.
+BLOCK = chain(
+    same(32, 14, 3, 1),
+    same(32, 14, 7, 32),
+    None,
+    same(32, 14, 3, 4),
+    pointwise(32, 128, 14, Epilogue(bias=True, after=Activation("gelu"))),
+    pointwise(128, 32, 14, Epilogue(bias=True, residual=True)),
+)
+
+
+def block_kernel(block: BlockSpec, machine: Machine) -> BlockKernel:
+    def view(shape: tuple[int, ...]) -> TensorView:
+        return TensorView.dense(shape, channels_last(4)) if len(shape) == 4 else TensorView.dense(shape)
+
+    views = BlockViews(tuple(view(shape) for shape in block.inputs), view(block.output))
+    assert BLOCK_FUSION.refuse(block, machine) is None
+    config = BLOCK_FUSION.configs(block, machine)[0]
+    (call,) = BLOCK_FUSION.implement(block, config, views, machine).calls
+    assert isinstance(call.kernel, BlockKernel)
+    return call.kernel
+
+
+@every_machine
+def test_every_layer_of_a_block_multiplies_whole_vectors_in_registers(machine: Machine):
+    """A function for each layer, with the hot loop that the layer has alone, and no call in it."""
+    text = assembly_of(block_kernel(BLOCK, machine), machine)
+    assert re.findall(r"^\s*\.globl\s+(\S+)", text, re.MULTILINE) == ["kernel"]
+    for line in text.splitlines():
+        assert not re.search(FORBIDDEN[machine.isa], line), line
+    called = set(re.findall(r"^\s*(?:callq?|bl)\s+([\w.]+)", text, re.MULTILINE))
+    assert called <= set(functions(text)) | {"memset", "memcpy"}
+    loops = innermost_loops(text)
+    for number, layer in enumerate(BLOCK.layers):
+        own = [loop for loop in loops if re.fullmatch(rf"kernel_stage{number}(_\w+)?", loop.function)]
+        assert own, f"no function for {layer.label}: {sorted(functions(text))}"
+        if layer.spec is None:
+            continue
+        loop = max(own, key=lambda each: each.count(MULTIPLY_ADD[machine.isa]))
+        lines = "\n".join(loop.lines)
+        assert loop.count(MULTIPLY_ADD[machine.isa]) >= 8, f"{layer.label}\n{lines}"
+        assert not loop.spills(), f"{layer.label}\n{lines}"
+        assert not re.search(r"^\s*(call|bl)\b", lines, re.MULTILINE), f"{layer.label}\n{lines}"
 
 
 # ---- the reader itself ----------------------------------------------------------------------------------------------
