@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_run(build: Build, digits: train.Data, recipe: t
         train.fit(build(), digits, short, folder=tmp_path)
     assert "--resume" in raised.value.hint
     for model, data, other, words in (
-        (build(), digits, dataclasses.replace(short, learning_rate=0.5), "learning_rate 0.002, not 0.5"),
+        (build(), digits, dataclasses.replace(short, learning_rate=0.5), "learning_rate 0.004, not 0.5"),
         (build(), digits, dataclasses.replace(short, seed=4, mixup=0.3), "mixup 0.2, not 0.3; seed 3, not 4"),
         (build(widths=(16, 16)), digits, short, "parameters"),
         (build(), digits.limited(64), short, "data digits:128, not digits:128:64; training images 128, not 64"),

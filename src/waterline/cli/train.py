@@ -74,7 +74,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Exit status 0; 1 if Waterline's accuracy is not PyTorch's."""
-    check_writable(arguments.onnx)
+    _check_new(arguments.onnx)
     data = datasets.open_data(arguments.data, arguments.image_size, arguments.root, arguments.download)
     if arguments.limit:
         data = data.limited(arguments.limit)
@@ -168,6 +168,19 @@ def _facts(
         "largest_difference": found.largest_difference,
         "weights": str(folder / "model.pt"),
     }
+
+
+def _check_new(path: str | None) -> None:
+    """Find out before training, and leave no empty file that looks like a model.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path is not None and not Path(path).exists():
+        check_writable(path)
+        Path(path).unlink()
+    else:
+        check_writable(path)
 
 
 def _count(text: str) -> int:

@@ -72,7 +72,7 @@ class Recipe:
         values: dict[str, Any] = {
             "epochs": 20,
             "batch_size": 64,
-            "learning_rate": 2e-3,
+            "learning_rate": 4e-3,
             "warmup_epochs": 2,
             "mixup": 0.2,
             "mix_probability": 0.5,
