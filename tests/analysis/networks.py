@@ -9,14 +9,15 @@ from waterline.graph import Graph
 from waterline.graph.ops import Binary, Conv, Unary
 from waterline.graph.passes import simplify
 from waterline.machine import Machine
-from waterline.planner import plan
+from waterline.planner import PlanOptions, plan
 from waterline.spec import Activation
 
 SILU = Unary(Activation("silu"))
+ALONE = PlanOptions(block_fusion=False)  # a step for each layer, as the analysis's own rules of blocks take them
 
 
 def predicted(graph: Graph, machine: Machine, threads: int | None = None) -> Analysis:
-    return of_plan(plan(graph, machine), machine, threads)
+    return of_plan(plan(graph, machine, ALONE), machine, threads)
 
 
 def of_zoo(name: str, machine: Machine, image_size: int = 64, batch: int = 1) -> Analysis:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from planner.networks import MAX_POOL, Building, zoo
 
-from analysis.networks import SILU, block_of, bottleneck, conv_first, names_of, of_zoo, predicted
+from analysis.networks import ALONE, SILU, block_of, bottleneck, conv_first, names_of, of_zoo, predicted
 from waterline.analysis.blocks import MOST_LAYERS, find_blocks, is_global
 from waterline.analysis.fusion import Tensors
 from waterline.graph.ops import Binary, Conv, Pool, Reduce, Resize
@@ -74,7 +74,7 @@ def test_a_convnext_block():
 def test_a_conv_first_block_moves_eight_times_less():
     """Per pixel (64+64) + (64+384) + (384+64) elements between layers, 128 as one kernel; weights not counted."""
     c, expansion, size = 64, 6, 64
-    made = plan(conv_first(c, expansion, size, has_shortcut=False), MACHINE)
+    made = plan(conv_first(c, expansion, size, has_shortcut=False), MACHINE, ALONE)
     (block,) = (each for each in find_blocks(made) if len(each) == 3)
     steps = made.steps[block.start : block.stop]
     assert [step.name for step in steps] == ["block.conv", "block.expand", "block.project"]
@@ -179,13 +179,13 @@ def test_global_steps():
     b.add("channels", Reduce("mean", (1,)), b.conv("conv", "x", 8, 8, 3))
     b.add("window", MAX_POOL, "conv")
     b.add("whole", Pool("average", (6, 6)), "conv")
-    steps = {step.name: step for step in plan(b.graph("space", "channels", "window", "whole"), MACHINE).steps}
+    steps = {step.name: step for step in plan(b.graph("space", "channels", "window", "whole"), MACHINE, ALONE).steps}
     assert {name for name, step in steps.items() if is_global(step)} == {"space", "whole"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_step_is_in_one_block_and_a_global_one_is_its_last(name: str):
-    made = plan(zoo(name, 64), MACHINE)
+    made = plan(zoo(name, 64), MACHINE, ALONE)
     blocks = find_blocks(made)
     assert [i for block in blocks for i in block] == list(range(len(made.steps)))
     for block in blocks:

@@ -9,9 +9,10 @@ import pytest
 from planner.networks import zoo
 
 import waterline
-from analysis.networks import bottleneck, of_zoo
+from analysis.networks import ALONE, bottleneck, of_zoo
+from waterline.algorithms.operator_cost import PASSES
 from waterline.analysis import of_plan, of_report
-from waterline.analysis.prediction import PASSES, Predictor, with_threads
+from waterline.analysis.prediction import Predictor, with_threads
 from waterline.errors import InvalidArgument
 from waterline.graph.ops import Pool
 from waterline.machine import CATALOGUE, Bandwidth, Machine
@@ -32,7 +33,7 @@ MEASURED = replace(
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "convnext_tiny"])
 @pytest.mark.parametrize("machine", CATALOGUE, ids=lambda machine: machine.name)
 def test_any_machine_from_a_plan_alone(machine: Machine, name: str):
-    made = plan(zoo(name, 64), machine)
+    made = plan(zoo(name, 64), machine, ALONE)
     analysis = of_plan(made, machine)
     assert not analysis.is_measured
     assert analysis.threads == machine.cores
@@ -60,7 +61,7 @@ def test_any_machine_from_a_plan_alone(machine: Machine, name: str):
 
 
 def test_convolutions_are_predicted_as_the_planner_does():
-    made = plan(zoo("resnet18", 64), MACHINE)
+    made = plan(zoo("resnet18", 64), MACHINE, ALONE)
     predict = Predictor(made, MACHINE, MACHINE.cores)
     fixed = predict(made.steps[-1]).time_ns - 1e9 * (made.steps[-1].candidates[0].seconds or 0)
     assert 0 < fixed < 1e4
@@ -89,7 +90,7 @@ def test_batch():
 
 
 def test_fewer_threads_take_longer_and_at_most_as_many_times():
-    made = plan(zoo("resnet18", 64), MEASURED)
+    made = plan(zoo("resnet18", 64), MEASURED, ALONE)
     times = [of_plan(made, MEASURED, threads).time_ns for threads in (1, 2, 4, 8)]
     assert times == sorted(times, reverse=True)
     assert times[0] < 9 * times[-1]
@@ -107,7 +108,7 @@ def test_a_machine_of_fewer_threads_has_their_rates():
 
 
 def test_an_operator_takes_its_bytes_at_the_bandwidth_of_the_level():
-    small, large = (plan(zoo("resnet18", size), MEASURED) for size in (64, 512))
+    small, large = (plan(zoo("resnet18", size), MEASURED, ALONE) for size in (64, 512))
     for made, level in ((small, "l2"), (large, "l3")):
         step = next(each for each in made.steps if isinstance(each.op, Pool))
         moved = 4 * (step.inputs[0].view.elems + step.outputs[0].view.elems)
@@ -129,7 +130,7 @@ def test_reasons():
 
 
 def test_reasons_of_measured_choices():
-    made = plan(bottleneck(16, 8, 8), MACHINE)
+    made = plan(bottleneck(16, 8, 8), MACHINE, ALONE)
     i, step = next((i, step) for i, step in enumerate(made.steps) if len(step.candidates) > 1)
     chosen, *others = step.candidates
     candidates = (replace(chosen, measured_seconds=5e-6), replace(others[0], measured_seconds=7e-6), *others[1:])
@@ -141,7 +142,7 @@ def test_reasons_of_measured_choices():
 
 
 def test_mistakes():
-    made = plan(bottleneck(16, 8, 8), MACHINE)
+    made = plan(bottleneck(16, 8, 8), MACHINE, ALONE)
     with pytest.raises(InvalidArgument, match="the plan is for"):
         of_plan(made, CATALOGUE[1])
     for threads in (0, MACHINE.cores + 1):
@@ -191,7 +192,7 @@ def test_a_measured_analysis_has_the_same_bounds_as_a_predicted_one(net: waterli
 
 
 def test_reports_of_something_else(net: waterline.CompiledNetwork, report: Report):
-    other = plan(bottleneck(16, 8, 8), net._machine)
+    other = plan(bottleneck(16, 8, 8), net._machine, ALONE)
     with pytest.raises(InvalidArgument, match="is not one of this plan"):
         of_report(other, net._machine, report)
     with pytest.raises(InvalidArgument, match="is not one of this plan"):

@@ -286,7 +286,7 @@ def test_explain_names_the_block_its_parts_and_the_alternative():
     made = fused_plan(conv_first(1, 9, 7), MACHINE, 2)
     (step,) = block_steps(made)
     lines = explain(made).splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("conv0 to conv2: block_fusion for n1_h9_w7"))
+    at = next(i for i, line in enumerate(lines) if line.startswith("conv0 to conv2: block_fusion for 16x9x7"))
     assert step.spec.id in lines[at]
     assert "chosen, predicted" in lines[at + 1]
     assert "strips of 2 rows" in lines[at + 1]

@@ -38,7 +38,8 @@ class BlockLayer:
         if spec is None:
             return self.op.name
         kind = "depthwise " if spec.is_depthwise else "grouped " if spec.groups > 1 else ""
-        return f"{kind}{spec.r}x{spec.s} {spec.c}->{spec.k}"
+        stride = "" if spec.stride == (1, 1) else f"/{spec.stride[0]}"
+        return f"{kind}{spec.r}x{spec.s}{stride}" + ("" if spec.k == spec.c else f" -> {spec.k}")
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,10 @@ class BlockSpec:
     # ---- identity -----------------------------------------------------------------------------------------------
     @property
     def id(self) -> str:
-        """Batch, image and layers, for example `n1_h56_w56: 1x1 24->144, depthwise 3x3 144->144, 1x1 144->24`."""
-        first = self.layers[0].spec
-        n, _, h, w = self.output if first is None else (first.n, first.c, first.h, first.w)
-        return f"n{n}_h{h}_w{w}: " + ", ".join(layer.label for layer in self.layers)
+        """The image that enters and the layers, for example `24x56x56: 1x1 -> 144, depthwise 3x3, 1x1 -> 24`."""
+        n, *image = next((shape for shape in self.inputs if len(shape) == 4), self.output)
+        batch = "" if n == 1 else f"{n}x"
+        return f"{batch}{'x'.join(map(str, image))}: " + ", ".join(layer.label for layer in self.layers)
 
     def with_batch(self, n: int) -> BlockSpec:
         old = self.n

@@ -43,6 +43,7 @@ BUFFER_SHARE = 0.5
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
 WINDOW_STRIPS = 3
+AS_FAST = 0.02
 BANDS_PER_CORE = 2
 UNEQUAL_CORES = 0.05  # of an item: what the last core is behind the others
 MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again
@@ -95,7 +96,17 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
                 continue
             config = BlockConfig(strip_rows, buffers, layer_configs(spec, flow, strip_rows, machine))
             found.append((config, self.cost(spec, config, machine)))
-        return sorted(found, key=lambda each: each[1].seconds)
+        if not found:
+            return []
+        # Of those that are nearly as fast as the fastest the one with the least memory.
+        enough = (1 + AS_FAST) * min(cost.seconds for _, cost in found)
+
+        def rank(each: tuple[BlockConfig, Cost]) -> tuple[bool, float]:
+            config, cost = each
+            is_fast = cost.seconds <= enough
+            return not is_fast, self.buffer_bytes(spec, config.buffer_rows) if is_fast else cost.seconds
+
+        return sorted(found, key=rank)
 
     def buffer_bytes(self, spec: BlockSpec, buffer_rows: Sequence[int]) -> int:
         """Of a thread's memory, for what stays inside."""

@@ -14,6 +14,7 @@ from waterline.algorithms.blocking import (
     GemmConfig,
     Product,
     chunk_elems,
+    clock_hz,
     epilogue_cycles,
     has_far_weights,
     product_cycles,
@@ -25,12 +26,15 @@ from waterline.algorithms.grouped import GROUPED
 from waterline.algorithms.indirect.model import product_of
 from waterline.algorithms.operator_cost import passes
 from waterline.codegen.cpu.gemm import Tile
+from waterline.graph import ops
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.machine import Machine
 from waterline.spec import ConvSpec
 
 # Cycles of a layer's call for one strip (or one row, through tables): its arguments, its addresses, the counters.
 CALL_CYCLES = 120.0
+# Cycles for each vector of an operator's result that does more than to pass on what it reads.
+OPERATOR_CYCLES = {ops.LayerNorm: 13.0, ops.Pool: 8.0}
 WHOLE_STRIP = 1 << 20  # tiles: of a strip's product, panels are the outer loop
 
 
@@ -133,7 +137,8 @@ class BlockWork:
             if layer is not block.layers[-1]:
                 near_bytes += 3 * share * 4 * _elems(layer)  # written, and read at least once, with its lines evicted
             if layer.spec is not None:
-                near_bytes += strips * layer.spec.weight_bytes
+                _, calls = _strip_product(layer.spec, max(1, round(total / strips)))
+                near_bytes += strips * calls * layer.spec.weight_bytes
         level = "l2" if block.weight_bytes <= machine.l2_bytes // 2 else machine.weights_level
         near_seconds = near_bytes / machine.bytes_per_s(level)
         return cls(cycles, flops, bands, near_seconds, _moving_seconds(block, machine))
@@ -145,10 +150,8 @@ def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine:
     share = rows / layer.output[2]
     if spec is None:
         moved = 2 * 4 * _elems(layer) * share
-        hz_bytes = machine.bytes_per_s("l2") / (
-            machine.peak() / (machine.lanes() * 2 * machine.multiply_adds_per_cycle)
-        )
-        return passes(layer.op) * moved / hz_bytes, 0.0
+        moving = passes(layer.op) * moved * clock_hz(machine) / machine.bytes_per_s("l2")
+        return max(moving, OPERATOR_CYCLES.get(type(layer.op), 0.0) * moved / (2 * machine.vector_bytes)), 0.0
     activations = share * epilogue_cycles(spec, machine)
     if isinstance(config, GemmConfig):
         each = max(1, round(rows / strips))

@@ -13,7 +13,7 @@ from waterline.bench.records import Record
 from waterline.report.tables import Table, milliseconds, percent
 from waterline.spec import ConvSpec
 
-KINDS = ("full", "pointwise", "grouped", "depthwise", "fully connected", "other")
+KINDS = ("full", "pointwise", "grouped", "depthwise", "fully connected", "fused block", "other")
 DEPTHWISE = "depthwise"
 LITTLE = 1.1  # a gain that is not worth a word
 
@@ -161,6 +161,8 @@ def _of_kind(layers: Sequence[LayerAnalysis], analysis: Analysis) -> list[str]:
 
 def kind_of(layer: LayerAnalysis) -> str:
     """One of `KINDS`, the first four as in the paper."""
+    if layer.algorithm == "block_fusion":
+        return "fused block"
     if not layer.flops or not layer.shape.startswith("n"):
         return "other"
     spec = ConvSpec.parse(layer.shape)
