@@ -7,7 +7,7 @@ elsewhere; of all ways to cut the network into blocks and single layers the chea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from waterline.algorithms.block_fusion import BLOCK_FUSION
@@ -25,8 +25,9 @@ from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 # A bottleneck with a convolution on its shortcut has four layers, ConvNeXt's block four or, with a scale that could not
 # be folded, five; a stem with the first depthwise and pointwise layers has three.
 MOST_LAYERS = 5
-# How much faster than its parts a block must be predicted to be: not slower, since it needs less memory.
-LEAST_GAIN = 1.0
+# The part of a block's time that each tensor less in memory is worth: costs are not more exact than that.
+MEMORY_WORTH = 0.015
+EAGER_WEIGHT = 1e-3
 MANY_IMAGES = 16
 
 
@@ -76,7 +77,12 @@ class Fusion:
 
 
 def group_blocks(
-    lowered: Lowered, machine: Machine, layer_seconds: Callable[[int], float], *, eagerly: bool = False
+    lowered: Lowered,
+    machine: Machine,
+    layer_seconds: Callable[[int], float],
+    *,
+    eagerly: bool = False,
+    only: Collection[tuple[str, ...]] | None = None,
 ) -> tuple[Lowered, dict[int, Fusion]]:
     """Lowered layers with blocks in the place of those that are cheaper together, and the fusion of each by position.
 
@@ -84,8 +90,10 @@ def group_blocks(
         layer_seconds: predicted of layer number i for `priced_batch` images on all cores, without what a step costs by
             itself.
         eagerly: every block that can be fused is, whatever it costs: for the sake of memory.
+        only: names of the layers of each block that may be fused, and then is, whatever it costs.
     """
     layers = lowered.layers
+    eagerly = eagerly or only is not None
     users = _users(lowered)
     fixed = step_seconds(machine)
     singles = [layer_seconds(i) + fixed for i in range(len(layers))]
@@ -97,6 +105,8 @@ def group_blocks(
         for begin in range(end - 2, max(-1, end - 1 - MOST_LAYERS), -1):
             if not _may_join(layers[begin]):
                 break
+            if only is not None and tuple(layer.name for layer in layers[begin:end]) not in only:
+                continue
             group = _group(lowered, begin, end, users)
             if group is None:
                 continue
@@ -111,7 +121,7 @@ def group_blocks(
                 continue
             config, seconds = priced
             total = seconds + fixed
-            counted = best[begin] + (total * LEAST_GAIN if not eagerly else total * EAGER_SHARE)
+            counted = best[begin] + (EAGER_WEIGHT * total if eagerly else worth(total, end - begin))
             if counted < least:
                 least, fusion = counted, Fusion(group, config, total, parts)
         best.append(least)
@@ -119,7 +129,9 @@ def group_blocks(
     return _rewritten(lowered, taken)
 
 
-EAGER_SHARE = 1e-3
+def worth(seconds: float, layers: int) -> float:
+    """What the time of a block counts beside that of its layers: less, for the memory that it does without."""
+    return seconds * (1 - MEMORY_WORTH * (layers - 1))
 
 
 def priced_batch(n: int) -> int:

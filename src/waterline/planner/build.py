@@ -32,12 +32,15 @@ class PlanOptions:
         accuracy: the policy, one of `waterline.algorithms.base.ACCURACIES`.
         workspace_bytes: the arena may not be larger (None: no limit).
         block_fusion: whether several layers may become one kernel. Naming `algorithms` without it forbids it too.
+        blocks: names of the layers of each block that becomes one kernel where it can, whatever it costs, and no others
+            do (None: by cost). For experiments; `compile` has no such option.
     """
 
     algorithms: tuple[str, ...] = ()
     accuracy: str = "default"
     workspace_bytes: int | None = None
     block_fusion: bool = True
+    blocks: tuple[tuple[str, ...], ...] | None = None
 
     @property
     def fuses(self) -> bool:
@@ -94,7 +97,9 @@ class _Planning:
         self.rooms: Rooms | None = None
         self.fusions: dict[int, Fusion] = {}
         if options.fuses:
-            self.lowered, self.fusions = group_blocks(self.lowered, self.machine, self._layer_seconds, eagerly=eagerly)
+            self.lowered, self.fusions = group_blocks(
+                self.lowered, self.machine, self._layer_seconds, eagerly=eagerly, only=options.blocks
+            )
         self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
         if options.workspace_bytes is not None:
             self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
