@@ -107,7 +107,7 @@ class BlockSpec:
     @property
     def id(self) -> str:
         """The image that enters and the layers, for example `24x56x56: 1x1 -> 144, depthwise 3x3, 1x1 -> 24`."""
-        n, *image = next((shape for shape in self.inputs if len(shape) == 4), self.output)
+        n, *image = max((shape for shape in self.inputs if len(shape) == 4), key=_elems, default=self.output)
         batch = "" if n == 1 else f"{n}x"
         return f"{batch}{'x'.join(map(str, image))}: " + ", ".join(layer.label for layer in self.layers)
 

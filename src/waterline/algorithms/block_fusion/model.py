@@ -28,8 +28,8 @@ from waterline.algorithms.block_fusion.layers import (
     stage_name,
     stage_plan,
 )
-from waterline.algorithms.block_fusion.pricing import BlockConfig, BlockWork, layer_configs
-from waterline.algorithms.blocking import clock_hz, overlapped
+from waterline.algorithms.block_fusion.pricing import BlockConfig, BlockWork, layer_configs, moving_seconds
+from waterline.algorithms.blocking import clock_hz, overlapped, weight_seconds
 from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.machine import Machine
@@ -39,6 +39,8 @@ ELEM_BYTES = 4
 ALIGNMENT_BYTES = 64
 # Of the second-level cache, what the buffers of a block may fill.
 BUFFER_SHARE = 0.5
+# What buffers and weights together may fill, for the weights to be there when the next strip needs them.
+HELD_SHARE = 0.75
 # Rows of pixels that make a product worth while: strips of fewer spend their time on weights.
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
@@ -118,8 +120,17 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
     def cost(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> Cost:
         work = BlockWork.of(spec.with_batch(1), flow_of(spec), config, self._bands(spec, config, machine), machine)
         compute = spec.n * work.cycles / clock_hz(machine) / machine.cores * _uneven(spec.n * work.items, machine)
-        seconds = overlapped(compute, spec.n * work.near_seconds / machine.cores, work.moving_seconds * spec.n)
-        return Cost(seconds, spec.n * work.flops, spec.least_bytes)
+        near_bytes, far_bytes = spec.n * work.inner_bytes, 0.0
+        held = self.buffer_bytes(spec, config.buffer_rows) + spec.weight_bytes
+        if held <= HELD_SHARE * machine.l2_bytes:
+            near_bytes += spec.n * work.weight_bytes
+        else:
+            far_bytes = spec.n * work.weight_bytes - spec.weight_bytes
+        near = near_bytes / machine.bytes_per_s("l2") / machine.cores
+        moving = moving_seconds(spec, machine) + weight_seconds(spec.weight_bytes, machine)
+        # Weights that the strips push out of the cache come back when nothing else is there to be done.
+        far = far_bytes / machine.bytes_per_s("l3") / machine.cores
+        return Cost(overlapped(compute, near, moving) + far, spec.n * work.flops, spec.least_bytes)
 
     def phases(self, spec: BlockSpec, config: BlockConfig, machine: Machine) -> tuple[Phase, ...]:
         """One a layer: its operations without what is computed again, its bytes as if it were alone."""

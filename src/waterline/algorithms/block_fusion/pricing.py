@@ -114,34 +114,32 @@ class BlockWork:
 
     Attributes:
         cycles: of all strips together. flops: executed. items: that threads share.
-        near_seconds: in which weights and inner tensors pass through one core's second-level cache.
-        moving_seconds: in which input and result move, for all cores.
+        inner_bytes: of inner tensors that pass through a core's second-level cache.
+        weight_bytes: of weights that strips read, those of every strip counted.
     """
 
     cycles: float
     flops: float
     items: int
-    near_seconds: float
-    moving_seconds: float
+    inner_bytes: float
+    weight_bytes: float
 
     @classmethod
     def of(cls, block: BlockSpec, flow: Flow, config: BlockConfig, bands: int, machine: Machine) -> BlockWork:
         strips = flow.strips(config.strip_rows)
         rows = flow.computed(config.strip_rows, bands)
-        cycles, flops, near_bytes = 0.0, 0.0, 0.0
+        cycles, flops, inner_bytes, weight_bytes = 0.0, 0.0, 0.0, 0.0
         for layer, own, total in zip(block.layers, config.layers, rows, strict=True):
             share = total / layer.output[2]
             layer_cycles, layer_flops = _layer_work(layer, own, total, strips, machine)
             cycles += layer_cycles + strips * CALL_CYCLES
             flops += layer_flops
             if layer is not block.layers[-1]:
-                near_bytes += 3 * share * 4 * _elems(layer)  # written, and read at least once, with its lines evicted
+                inner_bytes += 3 * share * 4 * _elems(layer)  # written, and read at least once, with its lines evicted
             if layer.spec is not None:
                 _, calls = _strip_product(layer.spec, max(1, round(total / strips)))
-                near_bytes += strips * calls * layer.spec.weight_bytes
-        level = "l2" if block.weight_bytes <= machine.l2_bytes // 2 else machine.weights_level
-        near_seconds = near_bytes / machine.bytes_per_s(level)
-        return cls(cycles, flops, bands, near_seconds, _moving_seconds(block, machine))
+                weight_bytes += strips * calls * layer.spec.weight_bytes
+        return cls(cycles, flops, bands, inner_bytes, weight_bytes)
 
 
 def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine: Machine) -> tuple[float, float]:
@@ -165,7 +163,7 @@ def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine:
     return rows * algorithm.row_cycles(spec, config, machine) + activations, share * spec.flops
 
 
-def _moving_seconds(block: BlockSpec, machine: Machine) -> float:
+def moving_seconds(block: BlockSpec, machine: Machine) -> float:
     """As `blocking.moving_seconds`: the result's lines are read before they are written."""
     held = block.input_bytes + block.output_bytes
     level = (
