@@ -185,7 +185,7 @@ def flows(draw: st.DrawFn) -> Flow:
     return Flow(tuple(layers), tuple(readers))
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(flows(), st.data())
 def test_nothing_is_read_before_it_is_computed_or_after_it_is_gone(flow: Flow, data: st.DataObject):
     strip_rows = data.draw(st.integers(1, flow.rows), label="strip rows")
@@ -204,7 +204,7 @@ def has_gaps(window: Window) -> bool:
     return window.stride > (window.taps - 1) * window.dilation + 1
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(flows(), st.data())
 def test_rows_that_the_cost_model_counts(flow: Flow, data: st.DataObject):
     """In one band every row once; each further band adds those that it shares with the one before."""

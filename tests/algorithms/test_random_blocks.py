@@ -88,7 +88,7 @@ def networks(draw: st.DrawFn) -> Graph:
     return drawing.b.done(drawing.last)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(networks(), st.integers(1, 4), st.integers(1, 3))
 def test_random_blocks(forked, graph: Graph, strip_rows: int, window_strips: int):
     assume(block_steps(fused_plan(graph, LOCAL, strip_rows)))
