@@ -148,7 +148,7 @@ def test_the_worth_decides(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     lowered = lower(conv_first(1, 28, 28))
     _, fusions = blocks.group_blocks(lowered, machine, lambda _: 1.0)
     (fusion,) = fusions.values()
-    fixed, least = step_seconds(machine), blocks.worth(fusion.seconds, 3)
+    fixed, least = step_seconds(machine), blocks.worth(fusion.seconds, fusion.group.block, machine)
     assert len(fusion.group.layers) == 3
 
     def priced(block: BlockSpec, _: Machine) -> tuple[BlockConfig, float] | None:
@@ -178,11 +178,14 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))
     users = blocks._users(lowered)
 
+    def counted(seconds: float, group: blocks.Group) -> float:
+        return blocks.worth(seconds, group.block, MACHINE)
+
     def cost(begin: int, end: int) -> float:
         if end - begin == 1:
             return float(drawn[begin]) + fixed
         group = blocks._group(lowered, begin, end, users) if end - begin <= blocks.MOST_LAYERS else None
-        return math.inf if group is None else blocks.worth(price(end - begin, group.block.id) + fixed, end - begin)
+        return math.inf if group is None else counted(price(end - begin, group.block.id) + fixed, group)
 
     least = min(
         sum(cost(a, z) for a, z in itertools.pairwise((0, *cuts, count)))
@@ -190,7 +193,7 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
         for cuts in itertools.combinations(range(1, count), size)
     )
     assert fusions
-    fused = sum(blocks.worth(f.seconds, len(f.group.layers)) for f in fusions.values())
+    fused = sum(counted(f.seconds, f.group) for f in fusions.values())
     inside = {layer.name for f in fusions.values() for layer in f.group.layers}
     singles = sum(float(drawn[i]) + fixed for i, layer in enumerate(lowered.layers) if layer.name not in inside)
     assert fused + singles == pytest.approx(least)
@@ -208,7 +211,8 @@ def test_what_a_plan_says_of_blocks(machine: Machine):
         chosen, alternative = step.candidates
         assert (chosen.algorithm, alternative.algorithm) == ("block_fusion", "one layer after the other")
         assert chosen.config == step.config
-        assert blocks.worth(chosen.seconds, len(step.parts)) < alternative.seconds
+        priced = step.spec.with_batch(blocks.priced_batch(step.spec.n))
+        assert blocks.worth(chosen.seconds, priced, machine) < alternative.seconds
         assert not [part for part in step.parts if isinstance(part.spec, BlockSpec) or part.parts]
         assert all(part.algorithm in PARTS for part in step.parts if part.spec is not None)
     check_borders(made, graph)

@@ -25,8 +25,8 @@ from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 # A bottleneck with a convolution on its shortcut has four layers, ConvNeXt's block four or, with a scale that could not
 # be folded, five; a stem with the first depthwise and pointwise layers has three.
 MOST_LAYERS = 5
-# The part of a block's time that each tensor less in memory is worth: costs are not more exact than that.
-MEMORY_WORTH = 0.015
+# What it is worth that a tensor needs no memory, in parts of the time in which it would be written to the last level.
+MEMORY_WORTH = 0.15
 EAGER_WEIGHT = 1e-3
 MANY_IMAGES = 16
 
@@ -121,7 +121,7 @@ def group_blocks(
                 continue
             config, seconds = priced
             total = seconds + fixed
-            counted = best[begin] + (EAGER_WEIGHT * total if eagerly else worth(total, end - begin))
+            counted = best[begin] + (EAGER_WEIGHT * total if eagerly else worth(total, block, machine))
             if counted < least:
                 least, fusion = counted, Fusion(group, config, total, parts)
         best.append(least)
@@ -129,9 +129,9 @@ def group_blocks(
     return _rewritten(lowered, taken)
 
 
-def worth(seconds: float, layers: int) -> float:
+def worth(seconds: float, block: BlockSpec, machine: Machine) -> float:
     """What the time of a block counts beside that of its layers: less, for the memory that it does without."""
-    return seconds * (1 - MEMORY_WORTH * (layers - 1))
+    return seconds - MEMORY_WORTH * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
 
 
 def priced_batch(n: int) -> int:

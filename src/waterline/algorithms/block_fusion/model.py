@@ -45,7 +45,7 @@ HELD_SHARE = 0.75
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
 WINDOW_STRIPS = 3
-AS_FAST = 0.02
+AS_FAST = 0.03
 BANDS_PER_CORE = 2
 UNEQUAL_CORES = 0.05  # of an item: what the last core is behind the others
 MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from waterline.algorithms.block_fusion.flow import Flow
+from waterline.algorithms.block_fusion.flow import Flow, overlaps
 from waterline.algorithms.block_fusion.layers import algorithm_of
 from waterline.algorithms.blocking import (
     NEAR_BYTES,
@@ -35,6 +35,7 @@ from waterline.spec import ConvSpec
 CALL_CYCLES = 120.0
 # Cycles for each vector of an operator's result that does more than to pass on what it reads.
 OPERATOR_CYCLES = {ops.LayerNorm: 13.0, ops.Pool: 8.0}
+MOVE_CYCLES = 3.0  # for each vector that moves to the beginning of its buffer
 WHOLE_STRIP = 1 << 20  # tiles: of a strip's product, panels are the outer loop
 
 
@@ -139,6 +140,11 @@ class BlockWork:
             if layer.spec is not None:
                 _, calls = _strip_product(layer.spec, max(1, round(total / strips)))
                 weight_bytes += strips * calls * layer.spec.weight_bytes
+        again = overlaps(flow, config.strip_rows)
+        for layer, kept, held, total in zip(block.layers, again, config.buffer_rows, rows, strict=False):
+            strips_a_move = max(1, int((held - kept) * strips // max(total, 1)))
+            vectors = kept * _elems(layer) / layer.output[2] / machine.lanes()
+            cycles += strips / strips_a_move * vectors * MOVE_CYCLES
         return cls(cycles, flops, bands, inner_bytes, weight_bytes)
 
 
