@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from waterline.bench.experiments import efficiency as networks
+from waterline.bench.experiments import fusion as blocks
 from waterline.bench.experiments import indirect_time, maxdnn_layer, winograd_speed
+from waterline.bench.experiments.fusion_network import WHOLE
 from waterline.bench.experiments.indirect_paper import CLASSES, POINTWISE
 from waterline.bench.records import Record
+from waterline.bench.timing import geometric_mean
 from waterline.report import figures
 from waterline.report.figures import BatchRow, Drawing, EfficiencyRow, GapPoint, RatioRow, Source
 from waterline.report.tables import short_shape
@@ -107,6 +110,29 @@ def efficiency(records: Sequence[Record], theme: str) -> Drawing:
     return figures.efficiency_gap(points, _source(found), theme=theme)
 
 
+def fusion(records: Sequence[Record], theme: str) -> Drawing:
+    """Whole blocks by network and batch, those that are alike as one: their layers one after the other against them."""
+    rows = []
+    whole = [record for record in records if record["variant"] == WHOLE]
+    for record in whole:
+        alike: dict[str, list[float]] = {}
+        columns = record["blocks"]
+        for shape, ratio in zip(columns["shape"], columns["ratio"], strict=True):
+            alike.setdefault(shape, []).append(ratio)
+        for shape, ratios in alike.items():
+            count = f"{len(ratios)} of " if len(ratios) > 1 else ""
+            group = f"{record['model']}, batch {record['batch']}"
+            rows.append(RatioRow(count + shape, geometric_mean(ratios), group, min(ratios), max(ratios)))
+    return figures.ratio_rows(
+        rows,
+        _source(whole),
+        name="experiment-fusion",
+        title="Residual blocks as one kernel against their layers one after the other",
+        quantity="time of the layers / time of the block",
+        theme=theme,
+    )
+
+
 def _source(records: Sequence[Record]) -> Source:
     """Of one machine and number of threads; of all their commits, if parts were measured again later."""
     first: dict[str, Any] = records[0]
@@ -120,4 +146,5 @@ _FIGURES: dict[str, Callable[[Sequence[Record], str], Drawing]] = {
     indirect_time.PROTOCOL: indirect,
     winograd_speed.PROTOCOL: winograd,
     networks.PROTOCOL: efficiency,
+    blocks.PROTOCOL: fusion,
 }

@@ -16,6 +16,8 @@ EXPERIMENTS = {
     "indirect": "Dukhan (2019): the indirect convolution against im2col, time and memory",
     "maxdnn": "Lavin (2015): computational efficiency of AlexNet's, Overfeat's and VGG's layers by batch",
     "efficiency": "Lavin (2024): complexity, efficiency, latency and waterline of whole networks",
+    "fusion": "Lavin (2024): residual blocks as one kernel against their layers; time and workspace",
+    "training": "ConvFirst and ConvNeXt of equal size: accuracy by seed on small data, and latency in every engine",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waterline.bench.records import Record
-from waterline.report.experiments import efficiency, indirect, maxdnn, winograd
+from waterline.report.experiments import efficiency, fusion, indirect, maxdnn, winograd
 from waterline.report.tables import Table
 
 # protocol -> the table, or the tables, of its records. Each module has `TABLES` of its own protocols.
@@ -14,6 +14,7 @@ _TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {
     **indirect.TABLES,
     **maxdnn.TABLES,
     **efficiency.TABLES,
+    **fusion.TABLES,
 }
 
 
