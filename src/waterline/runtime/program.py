@@ -13,7 +13,7 @@ from waterline.algorithms import by_name
 from waterline.codegen.cpu import walker
 from waterline.codegen.cpu.clock import COUNTER_BYTES
 from waterline.codegen.cpu.kernel import Call, Clock, Input, Number, Output, Packed, Workspace
-from waterline.codegen.cpu.memory import address, aligned_bytes, aligned_copy
+from waterline.codegen.cpu.memory import address, aligned_bytes, aligned_copy, working_bytes
 from waterline.machine import Machine
 from waterline.planner import Plan, Step, Storage, views_of
 from waterline.planner.lower import Copy
@@ -151,7 +151,7 @@ class Context:
     def __init__(self, program: Program) -> None:
         self._program = program
         plan, calls = program.plan, program.calls
-        self._arena = aligned_bytes(max(plan.arena_bytes, 1))
+        self._arena = working_bytes(max(plan.arena_bytes, 1))
         counters = aligned_bytes(max(len(program.counters), 1) * COUNTER_BYTES)
         self._counters = counters.view(np.int64).reshape(-1, COUNTER_BYTES // 8)[:, 0]
         own = {ARENA: address(self._arena), COUNTERS: address(self._counters)}
@@ -222,7 +222,7 @@ class Context:
         job = self._job = aligned_bytes(walker.job_bytes(num_threads)).view(np.int64)
         self._job_address = address(job)
         stride = -(-program.scratch_bytes // 64) * 64
-        self._scratch = aligned_bytes(max(stride * num_threads, 1))
+        self._scratch = working_bytes(max(stride * num_threads, 1))
         self._helpers = num_threads - 1
         job[walker.JOB_STEPS // 8] = address(self._steps)
         job[walker.JOB_COUNT // 8] = len(program.calls)

@@ -11,8 +11,21 @@ from waterline.errors import Error
 
 ALIGNMENT_BYTES = 64
 HUGE_PAGE_BYTES = 2 << 20
+LEAST_WORKING_BYTES = 256 << 10
 # Python maps shared memory by default, which does not get huge pages.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
+def working_bytes(size: int) -> np.ndarray:
+    """`aligned_bytes` for what a core reads and writes all the time: in huge pages, even if it does not fill one.
+
+    In small pages, scattered over the memory, the same kernel took up to 1.4 times as long in one process as in another.
+    """
+    return aligned_bytes(size) if size < LEAST_WORKING_BYTES else aligned_bytes(_whole_pages(size))[:size]
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
 
 
 def aligned_bytes(size: int) -> np.ndarray:
