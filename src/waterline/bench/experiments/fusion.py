@@ -20,7 +20,7 @@ from waterline.runtime.calibration import measure_peak
 PROTOCOL = "experiment fusion"
 NETWORKS = ("convfirst_tiny", "mobilenet_v2", "convnext_tiny", "efficientnet_b0")
 BATCHES = (1, 16)
-LEAST_ROUNDS = 5
+LEAST_ROUNDS = 10
 LONG_S = 0.3  # an inference that takes longer warms itself up
 _PEAK_S = 0.005
 
@@ -70,7 +70,7 @@ def describe(subject: Subject, found: dict[int, Measured], machine: Machine, lab
     for threads, measured in found.items():
         peak = statistics.median(measured.peaks)
         for variant in VARIANTS:
-            timing, profiled = measured.calls[variant], measured.profiles[variant].whole()
+            timing, layers = measured.calls[variant], measured.runs[variant].timing()
             record = records.measurement(
                 timing,
                 flops=subject.flops,
@@ -84,9 +84,8 @@ def describe(subject: Subject, found: dict[int, Measured], machine: Machine, lab
                 **labels,
             )
             record["speedup"] = vars(Ratio.between(measured.calls[UNFUSED], timing))
-            record["profiled_ms"] = profiled.median_ns / 1e6
-            record["profiled_samples"] = [records.rounded(each / 1e6) for each in records.thinned(profiled.samples_ns)]
-            record["profiled_efficiency"] = subject.flops / (profiled.median_ns * 1e-9) / peak
+            record["layers_ms"] = layers.median_ns / 1e6
+            record["layers_efficiency"] = subject.flops / (layers.median_ns * 1e-9) / peak
             record["arena_bytes"], record["scratch_bytes"] = subject.workspace_bytes(variant, threads)
             record["disagreement"] = disagreement[variant]
             columns = block_columns(subject, measured, variant)

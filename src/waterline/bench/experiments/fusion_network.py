@@ -88,8 +88,8 @@ class Subject:
         return found
 
 
-class Profile:
-    """Inferences of a program with the time of each step.
+class Runs:
+    """Inferences of a program: whole calls, in which the native code reads its clock after every step.
 
     Attributes:
         rounds: of each turn the inferences after the first, which warms up; an array (steps,) of nanoseconds each.
@@ -98,33 +98,46 @@ class Profile:
     def __init__(self, program: Program, inputs: Sequence[np.ndarray], threads: int) -> None:
         self._program, self._inputs, self._threads = program, inputs, threads
         self._times = np.zeros((len(program.calls) + 1, 2), np.int64)
-        self._owners = np.array([bound.step for bound in program.calls])
-        self.samples: list[np.ndarray] = []
+        self._taken: list[np.ndarray] = []
+        self._rows = {step.name: i for i, step in enumerate(program.plan.steps)}
         self.rounds: list[list[np.ndarray]] = []
-        self.rows = {step.name: i for i, step in enumerate(program.plan.steps)}
+
+    @property
+    def count(self) -> int:
+        return len(self._taken)
 
     def run(self) -> None:
         self._times[:] = 0
         self._program.run(self._inputs, self._threads, self._times)
-        moments = np.maximum.accumulate(self._times[:, 0] * 10**9 + self._times[:, 1])
-        took = np.diff(moments).astype(float)
-        self.samples.append(np.bincount(self._owners, took, minlength=len(self.rows)))
+        self._taken.append(self._times.copy())
 
-    def timing(self, steps: Sequence[str]) -> Timing:
-        """Of several steps together."""
-        rows = [self.rows[name] for name in steps]
+    def divide(self, turns: Sequence[tuple[int, int]]) -> None:
+        """Make `rounds` of the inferences from one number to another."""
+        taken = [[self._of_steps(each) for each in self._taken[begin:end]] for begin, end in turns]
+        self.rounds = [turn[1:] if len(turn) > 1 else turn for turn in taken]
+
+    def _of_steps(self, times: np.ndarray) -> np.ndarray:
+        moments = np.maximum.accumulate(times[:, 0] * 10**9 + times[:, 1])
+        owners = np.array([bound.step for bound in self._program.calls])
+        return np.bincount(owners, np.diff(moments), minlength=len(self._rows))
+
+    def timing(self, steps: Sequence[str] = ()) -> Timing:
+        """Of several steps together, or of all."""
+        rows = [self._rows[name] for name in steps or self._rows]
         return Timing("", [[float(sample[rows].sum()) for sample in samples] for samples in self.rounds])
-
-    def whole(self) -> Timing:
-        return self.timing(list(self.rows))
 
 
 @dataclass
 class Measured:
-    """Of one number of threads: whole calls and profiled inferences of each variant, and the peak of each round."""
+    """Of one number of threads.
+
+    Attributes:
+        calls: variant -> whole calls from NCHW. runs: the same calls step by step, by the native code's clock.
+        peaks: of each round, in operations a second.
+    """
 
     calls: dict[str, Timing]
-    profiles: dict[str, Profile]
+    runs: dict[str, Runs]
     peaks: list[float] = field(default_factory=list)
 
 
@@ -135,54 +148,41 @@ def in_turns(
     measure_peak: Callable[[int], float],
     on_round: Callable[[int, float], None],
 ) -> dict[int, Measured]:
-    """Number of threads -> what was measured. Every round has a turn of each variant and number of threads, once as a
-    whole call and once profiled, in an order that is shuffled.
+    """Number of threads -> what was measured. Every round has a turn of each variant and number of threads, in an order
+    that is shuffled.
 
     Args:
         measure_peak: operations a second of so many threads, now.
     """
-    found = {count: Measured({}, {}) for count in threads}
-    variants: dict[str, Callable[[], object]] = {}
-    for count, measured in found.items():
-        for variant, program in subject.programs.items():
-            profile = measured.profiles[variant] = Profile(program, subject.inputs, count)
-            variants[f"{variant}, {count}"] = _Call(program, subject.inputs, count)
-            variants[f"{variant}, {count}, profiled"] = profile.run
-    profiles = [profile for measured in found.values() for profile in measured.profiles.values()]
+    found = {
+        count: Measured({}, {name: Runs(program, subject.inputs, count) for name, program in subject.programs.items()})
+        for count in threads
+    }
+    variants = {(name, count): runs for count, measured in found.items() for name, runs in measured.runs.items()}
     marks: list[list[int]] = []
 
+    def mark() -> None:
+        marks.append([runs.count for runs in variants.values()])
+
     def each_round() -> None:
-        marks.append([len(profile.samples) for profile in profiles])
+        mark()
         for count, measured in found.items():
             measured.peaks.append(measure_peak(count))
 
-    timings = interleave(variants, protocol, each_round=each_round, on_round=on_round)
-    marks.append([len(profile.samples) for profile in profiles])
-    for number, profile in enumerate(profiles):
-        turns = [profile.samples[a[number] : b[number]] for a, b in pairwise(marks)]
-        profile.rounds = [turn[1:] if len(turn) > 1 else turn for turn in turns]
-    for count, measured in found.items():
-        measured.calls = {variant: timings[f"{variant}, {count}"] for variant in subject.programs}
+    calls = {f"{name}, {count}": runs.run for (name, count), runs in variants.items()}
+    timings = interleave(calls, protocol, each_round=each_round, on_round=on_round)
+    mark()
+    for number, ((name, count), runs) in enumerate(variants.items()):
+        runs.divide([(begin[number], end[number]) for begin, end in pairwise(marks)])
+        found[count].calls[name] = timings[f"{name}, {count}"]
     return found
-
-
-@dataclass
-class _Call:
-    """One inference."""
-
-    program: Program
-    inputs: Sequence[np.ndarray]
-    threads: int
-
-    def __call__(self) -> object:
-        return self.program.run(self.inputs, self.threads)
 
 
 def block_columns(subject: Subject, measured: Measured, variant: str) -> dict[str, list[Any]]:
     """The fused blocks of a variant, a column for each quantity: nanoseconds, and `ratio`, the time of the same layers
     without fusion by that of the block, round by round. `planner` says whether the planner fuses just these layers;
     `predicted_ratio` is what it expected of that on all cores."""
-    fused, unfused = measured.profiles[variant], measured.profiles[UNFUSED]
+    fused, unfused = measured.runs[variant], measured.runs[UNFUSED]
     planned = [_layers(step) for step, _ in _blocks(subject.programs[PLANNER])]
     columns: dict[str, list[Any]] = {
         name: [] for name in ("name", "shape", "layers", "unfused_ns", "fused_ns", "ratio", "p10", "p90", "planner")

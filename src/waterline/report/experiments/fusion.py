@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from waterline.bench.experiments import fusion
 from waterline.bench.experiments.efficiency_paper import CONVFIRST_SPEEDUP
-from waterline.bench.experiments.fusion_network import PARTLY, PLANNER, UNFUSED, WHOLE, YES
+from waterline.bench.experiments.fusion_network import NO, PARTLY, PLANNER, UNFUSED, WHOLE, YES
 from waterline.bench.records import Record
 from waterline.bench.timing import geometric_mean
 from waterline.report.tables import Table, milliseconds, percent
@@ -20,6 +20,10 @@ _WHOLE_NOTE = (
     "Blocks that it does not fuse are fused here all the same, whatever they cost."
 )
 _PLANNER_NOTE = "The blocks that the planner takes by itself; where a cell is empty it takes others for that batch."
+_KINDS_NOTE = (
+    "Blocks of a network that are alike run the same kernels; a kind is all of these, and its ratio their geometric "
+    "mean, which noise disturbs less than a single block's."
+)
 _WORKSPACE_NOTE = (
     "MB between the layers (the arena), and beside it the memory of all threads, where the rows inside blocks are; "
     "ratio: of the sums."
@@ -80,26 +84,40 @@ def _cell(block: Block | None) -> str:
 
 def _together(records: Sequence[Record]) -> Table:
     """Of all networks: the means, and the least of what the planner fuses."""
-    columns = ["batch", "threads", "whole blocks", "geometric mean", "least", "of these the planner fuses"]
-    columns += ["geometric mean", "least", "the planner's blocks", "geometric mean", "least"]
-    table = Table("All blocks: time of the layers one after the other / time of the block", columns)
-    for batch, threads in _places(records):
-        here = [record for record in records if (record["batch"], record["threads"]) == (batch, threads)]
-        table.rows.append([str(batch), str(threads), *_summaries(here)])
-    table.totals.append(["all", "", *_summaries(records)])
-    table.notes.append(_PAPER)
+    columns = ("batch", "threads", "<blocks", "number", "geometric mean", "least", "kinds", "least kind")
+    table = Table("All blocks: time of their layers one after the other / time of the block", columns)
+    for place in _places(records):
+        here = [record for record in records if (record["batch"], record["threads"]) == place]
+        table.rows += [[*map(str, place), *cells] for cells in _summaries(here)]
+    table.totals += [["all", "", *cells] for cells in _summaries(records)]
+    table.notes += [_KINDS_NOTE, _PAPER]
     return table
 
 
-def _summaries(records: Sequence[Record]) -> list[str]:
-    """Count, mean and least of three groups of blocks."""
-    whole = [block for record in records if record["variant"] == WHOLE for block in blocks_of(record)]
-    planned = [block for record in records if record["variant"] == PLANNER for block in blocks_of(record)]
-    cells = []
-    for group in (whole, [block for block in whole if block["planner"] == YES], planned):
-        ratios = _ratios(group)
-        cells += [str(len(ratios)), *(_figure(reduce(ratios)) if ratios else "" for reduce in (geometric_mean, min))]
-    return cells
+def _summaries(records: Sequence[Record]) -> list[list[str]]:
+    """Of three groups of blocks: name, number, mean and least, and the same of those that are alike."""
+
+    def kinds(variant: str, planner: Collection[str] = (YES, PARTLY, NO)) -> list[list[float]]:
+        found: dict[tuple[object, ...], list[float]] = {}
+        for record in records:
+            for block in blocks_of(record) if record["variant"] == variant else ():
+                if block["planner"] in planner:
+                    key = (record["model"], record["batch"], record["threads"], block["shape"])
+                    found.setdefault(key, []).append(_number(block, "ratio"))
+        return list(found.values())
+
+    groups = {
+        "whole blocks": kinds(WHOLE),
+        "whole blocks that the planner fuses": kinds(WHOLE, (YES,)),
+        "all that the planner fuses": kinds(PLANNER),
+    }
+    lines = []
+    for name, found in groups.items():
+        ratios = [ratio for alike in found for ratio in alike]
+        figures = (geometric_mean(ratios), min(ratios), min(map(geometric_mean, found))) if ratios else None
+        cells = ["", "", ""] if figures is None else [_figure(value) for value in figures]
+        lines.append([name, str(len(ratios)), *cells[:2], str(len(found)), cells[2]])
+    return lines
 
 
 def _workspace(records: Sequence[Record]) -> Table:
