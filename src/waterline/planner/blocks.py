@@ -27,6 +27,8 @@ from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 MOST_LAYERS = 5
 # What it is worth that a tensor needs no memory, in parts of the time in which it would be written to the last level.
 MEMORY_WORTH = 0.15
+# How much faster than its parts a block must be predicted to be: costs are not more exact than that.
+LEAST_GAIN = 1.05
 EAGER_WEIGHT = 1e-3
 MANY_IMAGES = 16
 
@@ -130,8 +132,8 @@ def group_blocks(
 
 
 def worth(seconds: float, block: BlockSpec, machine: Machine) -> float:
-    """What the time of a block counts beside that of its layers: less, for the memory that it does without."""
-    return seconds - MEMORY_WORTH * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
+    """What the time of a block counts beside that of its layers."""
+    return seconds * LEAST_GAIN - MEMORY_WORTH * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
 
 
 def priced_batch(n: int) -> int:

@@ -133,6 +133,8 @@ class BlockWork:
         for layer, own, total in zip(block.layers, config.layers, rows, strict=True):
             share = total / layer.output[2]
             layer_cycles, layer_flops = _layer_work(layer, own, total, strips, machine)
+            if layer.inputs[0] >= len(block.inputs) and not isinstance(own, GemmConfig):
+                layer_cycles = max(layer_cycles, _window_cycles(layer, total, machine))
             cycles += layer_cycles + strips * CALL_CYCLES
             flops += layer_flops
             if layer is not block.layers[-1]:
@@ -167,6 +169,16 @@ def _layer_work(layer: BlockLayer, config: Any, rows: int, strips: int, machine:
         return cycles + activations, times * calls * product_flops(product, machine)
     algorithm = DEPTHWISE if algorithm_of(spec) is DEPTHWISE else GROUPED
     return rows * algorithm.row_cycles(spec, config, machine) + activations, share * spec.flops
+
+
+def _window_cycles(layer: BlockLayer, rows: int, machine: Machine) -> float:
+    """Cycles in which the rows of a window, from the second-level cache, pass through the filters of a column kernel:
+    each row once for every filter row that meets it."""
+    spec = layer.spec
+    if spec is None:
+        return 0.0
+    vectors = rows * spec.r * spec.w * spec.c / machine.lanes()
+    return vectors * machine.vector_bytes * clock_hz(machine) / machine.bytes_per_s("l2")
 
 
 def moving_seconds(block: BlockSpec, machine: Machine) -> float:
