@@ -7,12 +7,13 @@ from typing import Any
 
 from waterline.bench.experiments import efficiency as networks
 from waterline.bench.experiments import fusion as blocks
-from waterline.bench.experiments import indirect_time, maxdnn_layer, winograd_speed
+from waterline.bench.experiments import indirect_time, maxdnn_layer, training_speed, winograd_speed
 from waterline.bench.experiments.fusion_network import WHOLE
 from waterline.bench.experiments.indirect_paper import CLASSES, POINTWISE
 from waterline.bench.records import Record
 from waterline.bench.timing import geometric_mean
 from waterline.report import figures
+from waterline.report.experiments.training import ENGINES, OURS
 from waterline.report.figures import BatchRow, Drawing, EfficiencyRow, GapPoint, RatioRow, Source
 from waterline.report.tables import short_shape
 
@@ -32,8 +33,8 @@ def figure(records: Sequence[Record], theme: str = "light") -> Drawing | None:
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
-    """The last record of each layer or network, variant, batch and state of the data, in the order of the first."""
-    keys = ("model", "network", "variant", "batch", "data")
+    """The last record of each layer or network, engine, variant, batch and state of data, in the order of the first."""
+    keys = ("model", "network", "engine", "variant", "batch", "data")
     return list({tuple(record.get(key) for key in keys): record for record in records}.values())
 
 
@@ -115,20 +116,40 @@ def fusion(records: Sequence[Record], theme: str) -> Drawing:
     rows = []
     whole = [record for record in records if record["variant"] == WHOLE]
     for record in whole:
-        alike: dict[str, list[float]] = {}
+        alike: dict[str, list[tuple[str, float]]] = {}
         columns = record["blocks"]
-        for shape, ratio in zip(columns["shape"], columns["ratio"], strict=True):
-            alike.setdefault(shape, []).append(ratio)
-        for shape, ratios in alike.items():
-            count = f"{len(ratios)} of " if len(ratios) > 1 else ""
+        for name, shape, ratio in zip(columns["name"], columns["shape"], columns["ratio"], strict=True):
+            alike.setdefault(shape, []).append((name, ratio))
+        for shape, found in alike.items():
+            ratios = [ratio for _, ratio in found]
+            label = f"{found[0][0]}{f' ({len(found)})' if len(found) > 1 else ''}, {shape.partition(':')[0]}"
             group = f"{record['model']}, batch {record['batch']}"
-            rows.append(RatioRow(count + shape, geometric_mean(ratios), group, min(ratios), max(ratios)))
+            rows.append(RatioRow(label, geometric_mean(ratios), group, min(ratios), max(ratios)))
     return figures.ratio_rows(
         rows,
         _source(whole),
         name="experiment-fusion",
         title="Residual blocks as one kernel against their layers one after the other",
-        quantity="time of the layers / time of the block",
+        quantity="time of the layers / time of the block; in brackets: blocks that are alike",
+        theme=theme,
+    )
+
+
+def training(records: Sequence[Record], theme: str) -> Drawing:
+    """Every network in every engine by pair and batch, beside the first one in Waterline."""
+    rows = []
+    for record in records:
+        ratio, first = record["ratio"], record["ratio"]["to"].partition(" in ")[0]
+        if record["engine"] != OURS or record["model"] != first:
+            group = f"{record['pair']}, batch {record['batch']}"
+            label = f"{record['model'].partition('_')[0]}, {ENGINES[record['engine']]}"
+            rows.append(RatioRow(label, ratio["median"], group, ratio["p10"], ratio["p90"]))
+    return figures.ratio_rows(
+        rows,
+        _source(records),
+        name="experiment-training",
+        title="ConvFirst and ConvNeXt in every engine",
+        quantity="time / time of ConvFirst in Waterline",
         theme=theme,
     )
 
@@ -147,4 +168,5 @@ _FIGURES: dict[str, Callable[[Sequence[Record], str], Drawing]] = {
     winograd_speed.PROTOCOL: winograd,
     networks.PROTOCOL: efficiency,
     blocks.PROTOCOL: fusion,
+    training_speed.PROTOCOL: training,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from waterline.bench.records import Record
-from waterline.report.experiments import efficiency, fusion, indirect, maxdnn, winograd
+from waterline.report.experiments import efficiency, fusion, indirect, maxdnn, training, winograd
 from waterline.report.tables import Table
 
 # protocol -> the table, or the tables, of its records. Each module has `TABLES` of its own protocols.
@@ -15,6 +15,7 @@ _TABLES: Mapping[str, Callable[[Sequence[Record]], Table | list[Table]]] = {
     **maxdnn.TABLES,
     **efficiency.TABLES,
     **fusion.TABLES,
+    **training.TABLES,
 }
 
 
