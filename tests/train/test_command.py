@@ -241,7 +241,7 @@ def test_two_processes_and_a_kill_in_the_middle_of_an_epoch(call: Call, tmp_path
         while not Path("run/checkpoint-000000005.pt").exists():
             assert killed.poll() is None, Path("log").read_text()
             assert time.monotonic() < until, Path("log").read_text()
-            time.sleep(0.001)
+            time.sleep(0.005)
         workers = [int(path.suffix[1:]) for path in Path().glob("worker.*[0-9]")]
         assert len(workers) == 2
         for pid in (killed.pid, *workers):
