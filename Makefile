@@ -87,6 +87,7 @@ records: $(VENV)/test.stamp
 	$(BIN)/python -m waterline.bench.tuned $(NETWORKS) --threads $(RECORD_THREADS) --tune-seconds 15 --seconds 5 \
 		--append $(RECORDS)/tuning.jsonl
 	$(BIN)/waterline experiment efficiency --threads $(RECORD_THREADS) --seconds 30 --json $(RECORDS)/efficiency.jsonl
+	$(BIN)/waterline experiment fusion --threads $(RECORD_THREADS) --seconds 20 --json $(RECORDS)/fusion.jsonl
 	$(BIN)/waterline experiment indirect --threads 1 --seconds 1 --warm --json $(RECORDS)/indirect.jsonl
 	$(BIN)/waterline experiment maxdnn --threads 1 --seconds 2 --json $(RECORDS)/maxdnn.jsonl
 	$(BIN)/waterline experiment winograd --seconds 10 --json $(RECORDS)/winograd.jsonl
