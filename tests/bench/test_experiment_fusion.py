@@ -26,7 +26,8 @@ from waterline.report import experiment_figures
 from waterline.report.experiments import tables
 
 MACHINE = CATALOGUE[3]
-NETWORKS = ("mobilenet_v2", "convfirst_tiny")
+NETWORKS = ("convfirst_tiny",)
+BATCHES = (2, 3)  # both are planned as many images, with the same kernels
 
 
 class Listener:
@@ -38,7 +39,7 @@ class Listener:
 
 
 def run(**changes: object) -> list[Record]:
-    given = {"network": ",".join(NETWORKS), "batch": [1, 2], "image_size": 32, "threads": [1], "seconds": 0.05}
+    given = {"network": ",".join(NETWORKS), "batch": list(BATCHES), "image_size": 32, "threads": [1], "seconds": 0.05}
     arguments = argparse.Namespace(**(given | changes))
     return [each for found in find("fusion").measure(arguments, environment.machine(), Listener()) for each in found]
 
@@ -118,7 +119,7 @@ def test_the_planner_fuses_blocks_that_are_named_and_no_others() -> None:
 # ---- the records ----------------------------------------------------------------------------------------------------
 def test_a_record_a_variant_that_describes_itself(found: list[Record], tmp_path) -> None:
     keys = [(record["model"], record["batch"], record["variant"]) for record in found]
-    assert keys == [(model, batch, variant) for model in NETWORKS for batch in (1, 2) for variant in VARIANTS]
+    assert keys == [(model, batch, variant) for model in NETWORKS for batch in BATCHES for variant in VARIANTS]
     for record in found:
         assert record["protocol"] == "experiment fusion"
         assert record["threads"] == 1
@@ -163,7 +164,7 @@ def test_blocks_are_their_layers(found: list[Record]) -> None:
 # ---- the measurement ------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return Subject.prepare("mobilenet_v2", 1, environment.machine(), 32)
+    return Subject.prepare(NETWORKS[0], BATCHES[0], environment.machine(), 32)
 
 
 def test_steps_are_parts_of_calls(subject: Subject) -> None:
@@ -218,14 +219,14 @@ def test_tables_have_every_block_and_network(found: list[Record]) -> None:
     made = {table.title: table for table in tables(found)}
     for name in NETWORKS:
         table = made[f"Whole blocks of {name}, fused"]
-        assert table.headings == ["block", "layers", "batch 1, 1 thread", "batch 2, 1 thread"]
+        assert table.headings == ["block", "layers", *(f"batch {batch}, 1 thread" for batch in BATCHES)]
         whole = [record for record in found if (record["model"], record["variant"]) == (name, WHOLE)]
         assert len(table.rows) == len({each for record in whole for each in record["blocks"]["name"]})
         means = [f"{geometric_mean(record['blocks']['ratio']):.2f}" for record in whole]
         assert table.totals[0] == ["geometric mean", "", *means]
     for table in made.values():
         assert all(len(row) == len(table.columns) for row in (*table.rows, *table.totals))
-    assert len(made["Workspace in MB"].rows) == len(made["Whole networks"].rows) == 4
+    assert len(made["Workspace in MB"].rows) == len(made["Whole networks"].rows) == 2
     everything = made["All blocks: time of their layers one after the other / time of the block"]
     ratios = [ratio for record in found if record["variant"] == WHOLE for ratio in record["blocks"]["ratio"]]
     assert everything.totals[0][2:5] == ["whole blocks", str(len(ratios)), f"{geometric_mean(ratios):.2f}"]
@@ -237,20 +238,21 @@ def test_tables_have_every_block_and_network(found: list[Record]) -> None:
 
 def test_workspace_counts_the_memory_of_threads(found: list[Record]) -> None:
     (table,) = (table for table in tables(found) if table.title == "Workspace in MB")
-    record = {each["variant"]: each for each in found if (each["model"], each["batch"]) == (NETWORKS[0], 1)}
+    record = {each["variant"]: each for each in found if (each["model"], each["batch"]) == (NETWORKS[0], BATCHES[0])}
     sizes = {name: each["arena_bytes"] + each["scratch_bytes"] for name, each in record.items()}
     ratios = [f"{sizes[UNFUSED] / sizes[name]:.2f}" for name in (PLANNER, WHOLE)]
     assert table.rows[0][-2:] == ratios
 
 
 def test_kinds_are_blocks_that_are_alike(found: list[Record]) -> None:
-    (record,) = [r for r in found if (r["model"], r["batch"], r["variant"]) == (NETWORKS[0], 1, WHOLE)]
+    (record,) = [r for r in found if (r["model"], r["batch"], r["variant"]) == (NETWORKS[0], BATCHES[0], WHOLE)]
     columns = {name: [*values[:1]] * 3 for name, values in record["blocks"].items()} | {"ratio": [0.5, 2.0, 1.0]}
     made = [{**record, "blocks": columns}]
     made += [
         r
         for r in found
-        if (r["model"], r["batch"], r["variant"]) in {(NETWORKS[0], 1, UNFUSED), (NETWORKS[0], 1, PLANNER)}
+        if (r["model"], r["batch"], r["variant"])
+        in {(NETWORKS[0], BATCHES[0], UNFUSED), (NETWORKS[0], BATCHES[0], PLANNER)}
     ]
     (table,) = (table for table in tables(made) if table.title.startswith("All blocks"))
     assert table.rows[0][2:] == ["whole blocks", "3", "1.00", "0.50", "1", "1.00"]
@@ -261,5 +263,5 @@ def test_the_figure_has_every_network_and_batch(found: list[Record]) -> None:
     assert drawing is not None
     svg = drawing.svg()
     for name in NETWORKS:
-        for batch in (1, 2):
+        for batch in BATCHES:
             assert f"{name}, batch {batch}" in svg

@@ -99,6 +99,17 @@ def test_maxdnn(call, tmp_path: Path) -> None:
     assert all(record["versions"]["waterline"] for record in found)
 
 
+def test_fusion(call, tmp_path: Path) -> None:
+    path, figure = tmp_path / "records.jsonl", tmp_path / "figure.svg"
+    words = ["--network", "convfirst_tiny", "--image-size", "32", "--batch", "2", "--threads", "1", "--seconds", "0.01"]
+    result = call("experiment", "fusion", *words, "--json", path, "--figure", figure, "--markdown")
+    assert result.returncode == 0, result.stderr
+    for word in ("Whole blocks of convfirst_tiny, fused", "Workspace in MB", "| stages.0.0 | 64x8x8: grouped 3x3"):
+        assert word in result.stdout
+    assert [record["variant"] for record in records.read(path)] == ["unfused", "whole blocks", "planner"]
+    assert "convfirst_tiny, batch 2" in figure.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
@@ -115,6 +126,8 @@ def test_maxdnn(call, tmp_path: Path) -> None:
         (["maxdnn", "--figure", "x.gif"], "does not end with the suffix of a figure", "use .svg, .png, .pdf"),
         (["maxdnn", "--figure", "/nowhere/x.svg"], "/nowhere/x.svg: No such file", "check the path"),
         (["maxdnn", "--threads", "99"], "99 threads on", "use at most"),
+        (["fusion", "--seeds", "2"], "the experiment fusion has no option --seeds", "it has --batch"),
+        (["fusion", "--network", "convfirst"], "there is no network named 'convfirst'", "did you mean convfirst"),
         (["maxdnn", "--image-size", "8"], "takes images of at least", "its own size is"),
     ],
 )
