@@ -9,11 +9,15 @@ from waterline.bench.engine import Engine, Task
 from waterline.bench.peers.torch_peer import load, run
 from waterline.errors import InvalidArgument
 
+# PyTorch compiles one function only so often (8 times), and then runs it uncompiled, with a warning. To it every network
+# of every batch is the same function, `GraphModule.forward`: a comparison of many would end with eager PyTorch.
+_UNLIMITED = {"recompile_limit": 10**6, "accumulated_recompile_limit": 10**6, "fail_on_recompile_limit_hit": True}
+
 
 def prepare(task: Task) -> Engine:
     module, inputs = load(task)
     torch.set_num_threads(task.threads)  # compiled in: Inductor generates code for the number that is set
-    with torch._inductor.config.patch(freezing=True):
+    with torch._inductor.config.patch(freezing=True), torch._dynamo.config.patch(_UNLIMITED):
         compiled = torch.compile(module, dynamic=False)
         try:
             run(compiled, inputs, task.threads)
