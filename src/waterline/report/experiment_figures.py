@@ -129,7 +129,7 @@ def fusion(records: Sequence[Record], theme: str) -> Drawing:
         rows,
         _source(whole),
         name="experiment-fusion",
-        title="Residual blocks as one kernel against their layers one after the other",
+        title="Kinds of residual blocks as one kernel against their layers one after the other",
         quantity="time of the layers / time of the block; in brackets: blocks that are alike",
         theme=theme,
     )
