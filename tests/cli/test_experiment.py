@@ -129,6 +129,10 @@ def test_fusion(call, tmp_path: Path) -> None:
         (["fusion", "--seeds", "2"], "the experiment fusion has no option --seeds", "it has --batch"),
         (["fusion", "--network", "convfirst"], "there is no network named 'convfirst'", "did you mean convfirst"),
         (["maxdnn", "--image-size", "8"], "takes images of at least", "its own size is"),
+        (["training", "--pairs", "tny"], "there is no pair of networks 'tny'", "pairs are digits, tiny"),
+        (["training", "--vs", "onxruntime"], "there is no peer 'onxruntime'", "did you mean onnxruntime?"),
+        (["training", "--epochs", "0"], "'0' is not a whole number of at least 1", "--help"),
+        (["training", "--network", "resnet18"], "the experiment training has no option --network", "it has --"),
     ],
 )
 def test_mistakes(call, words: list[str], message: str, hint: str) -> None:

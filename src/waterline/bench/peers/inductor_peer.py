@@ -9,8 +9,8 @@ from waterline.bench.engine import Engine, Task
 from waterline.bench.peers.torch_peer import load, run
 from waterline.errors import InvalidArgument
 
-# PyTorch compiles one function only so often (8 times), and then runs it uncompiled, with a warning. To it every network
-# of every batch is the same function, `GraphModule.forward`: a comparison of many would end with eager PyTorch.
+# PyTorch compiles one function only so often (8 times), and then runs it uncompiled, with a warning. To it every
+# network of every batch is the same function, `GraphModule.forward`: a comparison of many would end with eager PyTorch.
 _UNLIMITED = {"recompile_limit": 10**6, "accumulated_recompile_limit": 10**6, "fail_on_recompile_limit_hit": True}
 
 
