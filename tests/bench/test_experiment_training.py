@@ -226,7 +226,7 @@ def test_the_figure_has_every_engine(found: list[Record]) -> None:
     drawing = experiment_figures.figure([record for record in found if "median_ms" in record])
     assert drawing is not None
     svg = drawing.svg()
-    for words in ("convfirst, PyTorch", "convnext, Waterline", "convnext, PyTorch", "digits, batch 1"):
+    for words in ("PyTorch", "Waterline", "convfirst_digits, batch 1", "convnext_digits, batch 1"):
         assert words in svg
 
 

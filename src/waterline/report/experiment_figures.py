@@ -136,14 +136,13 @@ def fusion(records: Sequence[Record], theme: str) -> Drawing:
 
 
 def training(records: Sequence[Record], theme: str) -> Drawing:
-    """Every network in every engine by pair and batch, beside the first one in Waterline."""
+    """Every network by batch in every engine, beside the first network of its pair in Waterline."""
     rows = []
     for record in records:
         ratio, first = record["ratio"], record["ratio"]["to"].partition(" in ")[0]
         if record["engine"] != OURS or record["model"] != first:
-            group = f"{record['pair']}, batch {record['batch']}"
-            label = f"{record['model'].partition('_')[0]}, {ENGINES[record['engine']]}"
-            rows.append(RatioRow(label, ratio["median"], group, ratio["p10"], ratio["p90"]))
+            group = f"{record['model']}, batch {record['batch']}"
+            rows.append(RatioRow(ENGINES[record["engine"]], ratio["median"], group, ratio["p10"], ratio["p90"]))
     return figures.ratio_rows(
         rows,
         _source(records),
