@@ -136,8 +136,9 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
         window_strips: see `model.WINDOW_STRIPS`; 1: buffers hold no row more than they must.
     """
 
-    def priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | None:
-        return None if BLOCK_FUSION.refuse(block, machine) else (BLOCK_FUSION.configs(block, machine)[0], 0.0)
+    def priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | str:
+        refusal = BLOCK_FUSION.refuse(block, machine)
+        return refusal.reason if refusal else (BLOCK_FUSION.configs(block, machine)[0], 0.0)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_priced", priced)

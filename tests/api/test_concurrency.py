@@ -59,6 +59,7 @@ def test_bitwise_the_same_from_call_to_call(net: CompiledNetwork) -> None:
 
 def test_another_batch_compiles_nothing(net: CompiledNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     run(net, image())
+    run(net, image(2, 3, 12, 10))  # blocks of layers are chosen for one image or for many
 
     def compile_object(*arguments: object) -> bytes:
         raise AssertionError("a kernel was compiled")

@@ -66,8 +66,10 @@ def test_the_figures_follow_from_each_other(report: Report) -> None:
 
 
 def test_operations_are_the_direct_algorithms(net: CompiledNetwork, report: Report) -> None:
-    stem = next(row for row in report.to_dict()["rows"] if row["flops"])
-    assert stem["flops"] == 2 * 16 * 6 * 5 * 3 * 9  # outputs of the first convolution times its filters' elements
+    stem = next(layer for step in net.plan.steps for layer in step.layers if layer.spec is not None)
+    assert stem.spec.flops == 2 * 16 * 6 * 5 * 3 * 9  # outputs of the first convolution times its filters' elements
+    for row, step in zip(report.to_dict()["rows"], net.plan.steps, strict=True):
+        assert row["flops"] == sum(layer.spec.flops for layer in step.layers if layer.spec is not None)
     assert report.totals["flops"] == net.plan.flops
 
 

@@ -48,7 +48,8 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def measured(plan: Plan) -> list[bool]:
-    return [step.candidates[0].measured_seconds is not None for step in plan.steps if step.spec is not None]
+    layers = [layer for step in plan.steps for layer in step.layers if layer.spec is not None]
+    return [layer.candidates[0].measured_seconds is not None for layer in layers]
 
 
 def layers(plan: Plan) -> list[tuple[str, object]]:

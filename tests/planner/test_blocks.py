@@ -151,8 +151,8 @@ def test_the_worth_decides(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     fixed, least = step_seconds(machine), blocks.worth(fusion.seconds, fusion.group.block, machine)
     assert len(fusion.group.layers) == 3
 
-    def priced(block: BlockSpec, _: Machine) -> tuple[BlockConfig, float] | None:
-        return (fusion.config, fusion.seconds - fixed) if len(block.layers) == 3 else None
+    def priced(block: BlockSpec, _: Machine) -> tuple[BlockConfig, float] | str:
+        return (fusion.config, fusion.seconds - fixed) if len(block.layers) == 3 else "not this one"
 
     monkeypatch.setattr(blocks, "_priced", priced)
     inside = {layer.name for layer in fusion.group.layers}

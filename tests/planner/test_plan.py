@@ -114,14 +114,16 @@ def test_the_same_arguments_give_the_same_plan(machine):
     assert plan(zoo("squeezenet1_1"), machine) == plan(zoo("squeezenet1_1"), machine)
 
 
-def test_the_batch_changes_no_choice_and_no_kernel():
-    """Kernels, configs and packed weights of one image serve any number of them."""
+@pytest.mark.parametrize(("few", "many", "fuses"), [(1, 8, False), (2, 8, True)])
+def test_the_batch_changes_no_choice_and_no_kernel(few: int, many: int, fuses: bool):
+    """Kernels, configs and packed weights of one image serve any number of them; blocks those of two any more."""
     graph = zoo("resnet18")
-    one, eight = plan(graph, MACHINE), plan(graph.with_shapes({"input": (8, 3, 224, 224)}), MACHINE)
+    options = PlanOptions(block_fusion=fuses)
+    one, eight = (plan(graph.with_shapes({"input": (n, 3, 224, 224)}), MACHINE, options) for n in (few, many))
     assert [(s.name, s.algorithm, s.config) for s in one.steps] == [
         (s.name, s.algorithm, s.config) for s in eight.steps
     ]
-    assert eight.flops == 8 * one.flops
+    assert eight.flops * few == one.flops * many
 
 
 def test_the_graph_is_left_as_it_was():
@@ -150,7 +152,7 @@ def test_a_layer_that_nobody_serves_is_refused_with_every_reason():
 
 
 def test_candidates_are_ranked_and_the_first_is_chosen():
-    for step in plan(zoo("googlenet"), MACHINE).steps:
+    for step in plan(zoo("googlenet"), MACHINE, PlanOptions(block_fusion=False)).steps:
         if step.spec is None:
             assert (step.algorithm, step.candidates, step.config) == ("", (), None)
             continue
@@ -174,7 +176,8 @@ def test_operations_of_networks(name: str, gflop: float):
 def test_kinds_name_algorithms_or_operations():
     b = Building(x=(1, 8, 6, 6))
     b.add("y", RELU, b.conv("a", "x", 8, 8))
-    assert [s.kind for s in plan(b.graph("y"), MACHINE).steps if s.name in ("a", "y")] == ["direct_gemm", "relu"]
+    made = plan(b.graph("y"), MACHINE, PlanOptions(block_fusion=False))
+    assert [s.kind for s in made.steps if s.name in ("a", "y")] == ["direct_gemm", "relu"]
 
 
 def test_an_empty_batch_can_be_planned():

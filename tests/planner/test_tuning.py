@@ -18,6 +18,8 @@ from waterline.spec import Activation, ConvSpec, Epilogue
 MACHINE = CATALOGUE[3]
 SPEC = ConvSpec(1, 64, 28, 28, 64, 3, 3, pad=(1, 1, 1, 1))
 
+ALONE = PlanOptions(block_fusion=False)
+
 
 def equal_layers() -> Graph:
     """Three layers alike and one of another size."""
@@ -38,7 +40,7 @@ def slowest_first(spec: ConvSpec, options: PlanOptions | None = None) -> Measure
 
 def alike(graph: Graph) -> ConvSpec:
     """The layer that three nodes of `equal_layers` have."""
-    spec = next(step.spec for step in plan(graph, MACHINE).steps if step.name == "a")
+    spec = next(step.spec for step in plan(graph, MACHINE, ALONE).steps if step.name == "a")
     assert spec is not None
     return spec
 
@@ -156,18 +158,18 @@ def test_a_candidate_that_could_not_be_run_is_not_chosen() -> None:
 
 def test_layers_without_times_are_chosen_by_cost() -> None:
     graph = equal_layers()
-    by_cost = plan(graph, MACHINE)
+    by_cost = plan(graph, MACHINE, ALONE)
     spec = alike(graph)
-    tuned = plan(graph, MACHINE, None, slowest_first(spec))
+    tuned = plan(graph, MACHINE, ALONE, slowest_first(spec))
     is_same = [a == b for a, b in zip(layers(by_cost), layers(tuned), strict=True)]
     assert is_same == [False, False, False, True]
-    assert plan(graph, MACHINE, None, Measurements()) == by_cost
+    assert plan(graph, MACHINE, ALONE, Measurements()) == by_cost
 
 
 def test_times_measured_under_other_options_do_not_count() -> None:
     graph = equal_layers()
     spec = alike(graph)
-    strict = PlanOptions(accuracy="strict")
+    strict = PlanOptions(accuracy="strict", block_fusion=False)
     assert plan(graph, MACHINE, strict, slowest_first(spec)) == plan(graph, MACHINE, strict)
 
 
@@ -177,12 +179,12 @@ def test_the_batch_changes_no_tuned_choice(machine: Machine) -> None:
     spec = alike(graph)
     table = slowest_first(spec)
     batch = graph.with_shapes({"x": (8, 16, 10, 10)})
-    assert layers(plan(batch, machine, None, table)) == layers(plan(graph, machine, None, table))
+    assert layers(plan(batch, machine, ALONE, table)) == layers(plan(graph, machine, ALONE, table))
 
 
 def test_a_tuned_plan_reads_back_as_it_was_written() -> None:
     graph = equal_layers()
     spec = alike(graph)
-    made = plan(graph, MACHINE, None, slowest_first(spec))
+    made = plan(graph, MACHINE, ALONE, slowest_first(spec))
     assert any(c.measured_seconds for step in made.steps for c in step.candidates)
     assert Plan.from_json(made.to_json()) == made

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from waterline.algorithms import REGISTRY
+from waterline.algorithms import BLOCK_REGISTRY, REGISTRY
 from waterline.api import environment
 from waterline.api.arrays import like, to_numpy
 from waterline.api.network import CompiledNetwork, Source
@@ -25,8 +25,8 @@ _lock = RenewedLock()
 
 
 def algorithms() -> list[str]:
-    """Names of the algorithms, in registry order."""
-    return [algorithm.name for algorithm in REGISTRY]
+    """Names of the algorithms: what computes several layers together, then those of one layer in registry order."""
+    return [algorithm.name for algorithm in (*BLOCK_REGISTRY, *REGISTRY)]
 
 
 def conv2d(

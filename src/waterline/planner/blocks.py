@@ -7,6 +7,7 @@ elsewhere; of all ways to cut the network into blocks and single layers the chea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ MEMORY_WORTH = 0.15
 # How much faster than its parts a block must be predicted to be: costs are not more exact than that.
 LEAST_GAIN = 1.05
 EAGER_WEIGHT = 1e-3
+NEVER = 1e9  # the ratio of times of a block that is not possible
 MANY_IMAGES = 16
 
 
@@ -101,7 +103,8 @@ def group_blocks(
     singles = [layer_seconds(i) + fixed for i in range(len(layers))]
     best = [0.0]  # of the layers before i
     taken: list[Fusion | None] = []
-    known: dict[BlockSpec, tuple[BlockConfig, float] | None] = {}
+    known: dict[BlockSpec, tuple[BlockConfig, float] | str] = {}
+    reasons = [_Reason() for _ in layers]
     for end in range(1, len(layers) + 1):
         least, fusion = best[end - 1] + singles[end - 1], None
         for begin in range(end - 2, max(-1, end - 1 - MOST_LAYERS), -1):
@@ -115,20 +118,45 @@ def group_blocks(
             block = group.block.with_batch(priced_batch(group.block.n))
             parts = sum(singles[begin:end])
             if not eagerly and block.flops / machine.peak(machine.cores) > parts:
-                continue  # its layers have algorithms of fewer operations, which no block has
+                _tell(reasons[begin:end], "by themselves its layers have algorithms of fewer operations")
+                continue
             if block not in known:
                 known[block] = _priced(block, machine)
             priced = known[block]
-            if priced is None:
+            if isinstance(priced, str):
+                _tell(reasons[begin:end], priced)
                 continue
             config, seconds = priced
             total = seconds + fixed
+            _tell(reasons[begin:end], _compared(layers[begin:end], total, parts), total / parts)
             counted = best[begin] + (EAGER_WEIGHT * total if eagerly else worth(total, block, machine))
             if counted < least:
                 least, fusion = counted, Fusion(group, config, total, parts)
         best.append(least)
         taken.append(fusion)
-    return _rewritten(lowered, taken)
+    return _rewritten(lowered, taken, reasons)
+
+
+@dataclass
+class _Reason:
+    """Why a layer is in no block: of those that it could be in, the one that came nearest."""
+
+    text: str = "nothing beside it can be joined with it"
+    ratio: float = math.inf
+
+
+def _tell(reasons: Sequence[_Reason], text: str, ratio: float = NEVER) -> None:
+    for reason in reasons:
+        if ratio < reason.ratio:
+            reason.text, reason.ratio = text, ratio
+
+
+def _compared(layers: Sequence[Layer], seconds: float, parts: float) -> str:
+    images = "" if priced_batch(layers[0].outputs[0].view.shape[0]) == 1 else f" for {MANY_IMAGES} images"
+    return (
+        f"{layers[0].name} to {layers[-1].name} would take {seconds * 1e6:.1f} us together, "
+        f"{parts * 1e6:.1f} us one after the other{images}"
+    )
 
 
 def worth(seconds: float, block: BlockSpec, machine: Machine) -> float:
@@ -139,7 +167,7 @@ def worth(seconds: float, block: BlockSpec, machine: Machine) -> float:
 def priced_batch(n: int) -> int:
     """The number of images that a choice is made for: one, or many whatever their number, so that there are two sets of
     kernels at most and a new batch size compiles nothing."""
-    return min(n, 1) if n <= 1 else MANY_IMAGES
+    return 1 if n <= 1 else MANY_IMAGES
 
 
 def operator_price(layer: Layer, machine: Machine) -> float:
@@ -150,14 +178,17 @@ def operator_price(layer: Layer, machine: Machine) -> float:
     return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems, machine)
 
 
-def _priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | None:
-    if BLOCK_FUSION.refuse(block, machine):
-        return None
+def _priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | str:
+    """The best config and its time, or the reason of a refusal."""
+    if refusal := BLOCK_FUSION.refuse(block, machine):
+        return refusal.reason
     config, cost = BLOCK_FUSION.priced(block, machine)[0]
     return config, cost.seconds
 
 
-def _rewritten(lowered: Lowered, taken: Sequence[Fusion | None]) -> tuple[Lowered, dict[int, Fusion]]:
+def _rewritten(
+    lowered: Lowered, taken: Sequence[Fusion | None], reasons: Sequence[_Reason]
+) -> tuple[Lowered, dict[int, Fusion]]:
     chosen: list[tuple[int, Fusion | None]] = []  # how many layers, from the last on
     end = len(taken)
     while end:
@@ -169,7 +200,7 @@ def _rewritten(lowered: Lowered, taken: Sequence[Fusion | None]) -> tuple[Lowere
     inner: set[str] = set()
     for end, fusion in reversed(chosen):
         if fusion is None:
-            layers.append(lowered.layers[end - 1])
+            layers.append(replace(lowered.layers[end - 1], alone=reasons[end - 1].text))
             continue
         group = fusion.group
         fusions[len(layers)] = fusion
@@ -243,7 +274,7 @@ class _Grouping:
         return Group(block, tuple(self.outside), found[-1][1].output, tuple(layers))
 
     def _placed(self, layer: Layer) -> _Placed | None:
-        if len(layer.outputs) != 1 or not layer.outputs[0].view.elems:
+        if len(layer.outputs) != 1:
             return None
         if isinstance(layer.spec, ConvSpec):
             return self._convolution(layer, layer.spec)
@@ -342,7 +373,7 @@ def as_image(storage: Storage, size: Sequence[int], *, channels_last: bool = Fal
     view = storage.view
     c, h, w = size
     n, *rest = view.shape
-    if len(rest) != 3 or not n:
+    if len(rest) != 3:
         return None
     if channels_last:
         if rest != [h, w, c]:

@@ -14,7 +14,7 @@ from waterline.graph import Graph
 from waterline.graph.block import BlockSpec
 from waterline.machine import Machine
 from waterline.planner.blocks import Fusion, group_blocks, operator_price, priced_batch
-from waterline.planner.choice import Choice, choose
+from waterline.planner.choice import NOT_ALLOWED, Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
 from waterline.planner.lower import Layer, Lowered, lower
 from waterline.planner.measurements import Measurements
@@ -172,7 +172,9 @@ class _Planning:
         assert isinstance(layer.spec, ConvSpec)
         step = replace(step, spec=layer.spec, weight=layer.weight, bias=layer.bias)
         choice = self._choice(index, layer.spec, step)
-        return replace(step, algorithm=choice.algorithm.name, config=choice.config, candidates=choice.candidates)
+        together = Candidate(BLOCK_FUSION.name, None, layer.alone or NOT_ALLOWED)
+        candidates = (*choice.candidates, together)
+        return replace(step, algorithm=choice.algorithm.name, config=choice.config, candidates=candidates)
 
     def _choice(self, index: int, spec: ConvSpec, step: Step) -> Choice:
         """Without a limit one for all layers that are alike."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from waterline.algorithms import REGISTRY, Algorithm
+from waterline.algorithms import BLOCK_REGISTRY, REGISTRY, Algorithm
 from waterline.algorithms.base import ACCURACIES
 from waterline.errors import Refused
 from waterline.machine import Machine
@@ -17,7 +17,8 @@ from waterline.planner.measurements import Timing
 from waterline.planner.plan import Candidate
 from waterline.spec import ConvSpec
 
-NOT_ALLOWED = "the option algorithms does not allow it"
+NOT_ALLOWED = "the options do not allow it"
+ONE_LAYER = "it computes several layers together, this one could not be joined with others"
 
 # (algorithm, config) -> why it may not be used for want of memory, or "".
 MemoryRule = Callable[[Algorithm, Any], str]
@@ -70,7 +71,7 @@ def choose(
     one = spec.with_batch(1)
     served: list[Offer] = []  # of each name:variant the first config that fits: configs come best first
     measured: list[Offer] = []
-    refused: list[Candidate] = []
+    refused = [Candidate(each.name, None, ONE_LAYER) for each in BLOCK_REGISTRY if each.name in allowed]
     for algorithm in REGISTRY:
         if reason := _refusal(algorithm, one, machine, allowed):
             refused.append(Candidate(algorithm.name, None, reason))
@@ -105,6 +106,7 @@ def choose(
         hint = "allow more algorithms, or " + ("raise workspace_bytes" if memory else "leave the choice to the planner")
         raise Refused(f"{where} ({one.id}): {reasons}", hint)
     candidates = tuple(offer.candidate for offer in offers)
+    refused = [candidate for candidate in refused if candidate.refusal != ONE_LAYER]
     return Choice(offers[0].algorithm, offers[0].config, candidates + tuple(refused))
 
 

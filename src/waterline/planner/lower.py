@@ -79,6 +79,7 @@ class Layer:
     spec: ConvSpec | BlockSpec | None = None
     weight: str = ""
     bias: str = ""
+    alone: str = ""  # why it is in no block
 
 
 @dataclass

@@ -19,7 +19,7 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 def working_bytes(size: int) -> np.ndarray:
     """`aligned_bytes` for what a core reads and writes all the time: in huge pages, even if it does not fill one.
 
-    In small pages, scattered over the memory, the same kernel took up to 1.4 times as long in one process as in another.
+    In small pages, scattered over the memory, a kernel took up to 1.4 times as long in one process as in another.
     """
     return aligned_bytes(size) if size < LEAST_WORKING_BYTES else aligned_bytes(_whole_pages(size))[:size]
 
