@@ -35,8 +35,9 @@ class Listener:
 
 def arguments(runs: Path, **changes: object) -> argparse.Namespace:
     given = {
-        "seeds": 2, "epochs": 1, "limit": 64, "runs": str(runs), "pairs": "digits", "batch": [1], "image_size": None,
-        "vs": "torch", "accuracy_only": False, "speed_only": False, "threads": [1], "seconds": 0.01,
+        "seeds": 2, "epochs": 1, "learning_rate": [4e-3], "limit": 64, "runs": str(runs), "pairs": "digits",
+        "batch": [1], "image_size": None, "vs": "torch", "accuracy_only": False, "speed_only": False, "threads": [1],
+        "seconds": 0.01,
     }  # fmt: skip
     return argparse.Namespace(**(given | changes))
 
@@ -119,6 +120,16 @@ def test_what_was_trained_is_not_trained_again(found: list[Record], folder: Path
         assert [record[key] for record in again] == [record[key] for record in before]
 
 
+def test_every_learning_rate_and_what_is_none(folder: Path) -> None:
+    again = run(folder, seeds=1, learning_rate=[4e-3, 1e-3], accuracy_only=True)
+    assert [(each["learning_rate"], each["recipe"]["learning_rate"]) for each in again] == [
+        (rate, rate) for rate in (4e-3, 4e-3, 1e-3, 1e-3)
+    ]
+    assert [each["history"][0]["learning_rate"] for each in again] == [4e-3, 4e-3, 1e-3, 1e-3]  # of the only step
+    with pytest.raises(InvalidArgument, match="learning_rate is -1"):
+        run(folder, seeds=1, learning_rate=[-1.0], accuracy_only=True)
+
+
 # ---- the latencies --------------------------------------------------------------------------------------------------
 def test_both_networks_in_every_engine(found: list[Record]) -> None:
     timed = of(found, training_speed.PROTOCOL)
@@ -182,7 +193,7 @@ def test_networks_of_the_zoo(tmp_path: Path) -> None:
 # ---- tables and figure ----------------------------------------------------------------------------------------------
 def test_tables(found: list[Record]) -> None:
     runs, times, ratios = tables(found)
-    assert runs.title == "Accuracy on 16 digits:64, 1 epoch of 64 others"
+    assert runs.title == "Accuracy on 16 digits:64, 1 epoch of 64 others, learning rate 0.004"
     assert [row[0] for row in runs.rows] == [each.name for each in SMALL]
     assert times.title == "Latency of convfirst_digits and convnext_digits"
     assert ratios.title == "Time of convnext_digits in each engine / time of convfirst_digits in Waterline"
@@ -216,9 +227,11 @@ def test_the_verdict_follows_from_the_spread(found: list[Record]) -> None:
 def test_runs_of_other_recipes_are_not_mixed(found: list[Record]) -> None:
     record = of(found, training_runs.PROTOCOL)[0]
     longer = {**record, "recipe": {**record["recipe"], "epochs": 9}}
-    assert [table.title for table in tables([record, longer])] == [
-        "Accuracy on 16 digits:64, 1 epoch of 64 others",
-        "Accuracy on 16 digits:64, 9 epochs of 64 others",
+    slower = {**record, "recipe": {**record["recipe"], "learning_rate": 1e-3}, "learning_rate": 1e-3}
+    assert [table.title for table in tables([record, longer, slower])] == [
+        "Accuracy on 16 digits:64, 1 epoch of 64 others, learning rate 0.004",
+        "Accuracy on 16 digits:64, 9 epochs of 64 others, learning rate 0.004",
+        "Accuracy on 16 digits:64, 1 epoch of 64 others, learning rate 0.001",
     ]
 
 

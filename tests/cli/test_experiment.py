@@ -131,6 +131,7 @@ def test_fusion(call, tmp_path: Path) -> None:
         (["maxdnn", "--image-size", "8"], "takes images of at least", "its own size is"),
         (["training", "--pairs", "tny"], "there is no pair of networks 'tny'", "pairs are digits, tiny"),
         (["training", "--vs", "onxruntime"], "there is no peer 'onxruntime'", "did you mean onnxruntime?"),
+        (["training", "--learning-rate", "fast"], "'fast' is no number", "--help"),
         (["training", "--epochs", "0"], "'0' is not a whole number of at least 1", "--help"),
         (["training", "--network", "resnet18"], "the experiment training has no option --network", "it has --"),
     ],

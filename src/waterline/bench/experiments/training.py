@@ -14,7 +14,7 @@ from waterline.bench import records
 from waterline.bench.command import check_threads, counts, positive, words
 from waterline.bench.experiments import Listener, training_runs, training_speed
 from waterline.bench.experiments.training_networks import PAIRS, check_pairs, contestants
-from waterline.bench.experiments.training_runs import EPOCHS, SEEDS
+from waterline.bench.experiments.training_runs import EPOCHS, LEARNING_RATES, SEEDS
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.machine import Machine
@@ -25,6 +25,13 @@ RUNS = "runs/experiment-training"
 def configure(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--seeds", type=positive, default=SEEDS, metavar="N", help=f"runs (default: {SEEDS})")
     parser.add_argument("--epochs", type=positive, default=EPOCHS, metavar="N", help=f"of a run (default: {EPOCHS})")
+    parser.add_argument(
+        "--learning-rate",
+        type=_rates,
+        default=list(LEARNING_RATES),
+        metavar="R,..",
+        help=f"of both networks (default: {','.join(f'{rate:g}' for rate in LEARNING_RATES)})",
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="at most so many training images, to try things")
     parser.add_argument(
         "--runs",
@@ -56,6 +63,7 @@ def measure(arguments: argparse.Namespace, machine: Machine, listener: Listener)
     if not arguments.speed_only:
         runs = training_runs.measure(
             contestants(),
+            arguments.learning_rate,
             arguments.seeds,
             arguments.epochs,
             threads[0],
@@ -70,3 +78,11 @@ def measure(arguments: argparse.Namespace, machine: Machine, listener: Listener)
         yield from training_speed.measure(
             machine, pairs, arguments.batch, threads, field, protocol, listener, arguments.image_size
         )
+
+
+def _rates(text: str) -> list[float]:
+    """argparse's type for learning rates separated by commas; which of them make sense, the recipe knows."""
+    try:
+        return [float(word) for word in words(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, and no numbers with commas between") from error

@@ -37,6 +37,7 @@ def _accuracy(records: Sequence[Record]) -> Table:
     train, validation = first["images"]
     epochs = first["recipe"]["epochs"]
     title = f"Accuracy on {validation} {first['data']}, {epochs} epoch{'s' if epochs > 1 else ''} of {train} others"
+    title += f", learning rate {first['recipe']['learning_rate']:g}"
     columns = ("<network", "parameters", "mean", "deviation", "<each seed", "last weights, mean", "deviation")
     table = Table(title, (*columns, "training s"))
     for name, runs in by_network(records).items():

@@ -17,7 +17,7 @@ Key = tuple[Any, ...]
 # What makes a machine another one. Rates are measured anew every day, and names are not always told.
 _IDENTITY = ("arch", "features", "l1d_bytes", "l2_bytes", "l3_bytes", "cores")
 # What makes a comparison another one; its records have one date. Engines, algorithms and variants are inside it.
-_LABELS = ("protocol", "network", "model", "layer", "dtype", "batch", "threads", "data", "seed")
+_LABELS = ("protocol", "network", "model", "layer", "dtype", "batch", "threads", "data", "learning_rate", "seed")
 
 
 @dataclass(frozen=True)
