@@ -41,11 +41,12 @@ _LATENCY_NOTES = [
     "efficiency (operations executed).",
     "Not the paper's experiment: that is on a GPU; its table of ConvFirst's widths and depths was not at hand, so they "
     "are our own; its networks are trained, ours have random weights, so that complexity is compared and not accuracy; "
-    "its blocks are one kernel each, ours a kernel a layer, so that a fused bound is an analysis and not a run.",
+    "its blocks are one kernel each, ours where that pays (docs/block-fusion.md; nowhere in records of commits before "
+    "it), so that a fused bound is an analysis and not a run.",
 ]
 _WATERLINE_NOTE = (
     "Waterline: the efficiency that the layers' bounds allow together; fused: if every residual block were one kernel "
-    "(docs/analysis.md has the rules), which no run here does. Shares of the layers' time: executed operations at "
+    "(docs/analysis.md has the rules), an analysis. Shares of the layers' time: executed operations at "
     "peak, least bytes beyond that, the rest."
 )
 _KINDS_NOTE = (
