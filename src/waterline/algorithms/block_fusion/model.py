@@ -45,8 +45,8 @@ HELD_SHARE = 0.75
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
 WINDOW_STRIPS = 3
-AS_FAST = 0.03
-BANDS_PER_CORE = 2
+AS_FAST = 0.03  # how much slower than the best a config may be that needs less memory
+BANDS_PER_CORE = 2  # parts of an image for each core that wants one, where few rows are computed again
 UNEQUAL_CORES = 0.05  # of an item: what the last core is behind the others
 MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again
 
@@ -60,6 +60,8 @@ class BlockViews:
 
 
 class BlockFusion(Algorithm[BlockSpec, BlockViews]):
+    """Several layers as one kernel: what `Algorithm` is for a convolution, for a `BlockSpec`."""
+
     name = "block_fusion"
 
     def refuse(self, spec: BlockSpec, machine: Machine) -> Refusal | None:
