@@ -4,5 +4,6 @@ from waterline.report.results.gaps import gaps_block
 from waterline.report.results.pages import networks_block, page, read_texts
 from waterline.report.results.pictures import draw_all
 from waterline.report.results.runs import read
+from waterline.report.results.training import training_block
 
-__all__ = ["draw_all", "gaps_block", "networks_block", "page", "read", "read_texts"]
+__all__ = ["draw_all", "gaps_block", "networks_block", "page", "read", "read_texts", "training_block"]
