@@ -40,7 +40,7 @@ ALIGNMENT_BYTES = 64
 # Of the second-level cache, what the buffers of a block may fill.
 BUFFER_SHARE = 0.5
 # What buffers and weights together may fill, for the weights to be there when the next strip needs them.
-HELD_SHARE = 0.75
+HELD_SHARE = 0.6
 # Rows of pixels that make a product worth while: strips of fewer spend their time on weights.
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that it must: it moves them the more seldom.
