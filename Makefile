@@ -91,6 +91,9 @@ records: $(VENV)/test.stamp
 	$(BIN)/waterline experiment indirect --threads 1 --seconds 1 --warm --json $(RECORDS)/indirect.jsonl
 	$(BIN)/waterline experiment maxdnn --threads 1 --seconds 2 --json $(RECORDS)/maxdnn.jsonl
 	$(BIN)/waterline experiment winograd --seconds 10 --json $(RECORDS)/winograd.jsonl
+	$(BIN)/waterline experiment training --accuracy-only --threads 1 --json $(RECORDS)/training.jsonl
+	$(BIN)/waterline experiment training --speed-only --threads $(RECORD_THREADS) --seconds 6 \
+		--json $(RECORDS)/training.jsonl
 
 format: $(VENV)/test.stamp
 	@$(BIN)/ruff check --fix-only .

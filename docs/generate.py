@@ -23,7 +23,7 @@ from waterline.report import results
 
 FOLDER = Path(__file__).parent
 RECORDS, LAYERS = FOLDER.parent / "benchmarks" / "records", FOLDER.parent / "benchmarks" / "layers"
-README, GAPS = "../README.md", "efficiency-gaps.md"
+README, GAPS, CONVFIRST = "../README.md", "efficiency-gaps.md", "convfirst.md"
 
 # Families of operators in the order of the page: heading -> the module whose table they are in.
 FAMILIES: dict[str, ModuleType] = {
@@ -150,6 +150,11 @@ def gaps_page() -> str:
     return filled(GAPS, results.gaps_block(results.read(RECORDS)))
 
 
+def convfirst_page() -> str:
+    """docs/convfirst.md, whose comparison with ConvNeXt is written and the rest kept."""
+    return filled(CONVFIRST, results.training_block(results.read(RECORDS)))
+
+
 def filled(page: str, block: str) -> str:
     """A page with `block` between its marks."""
     text = (FOLDER / page).read_text(encoding="utf-8")
@@ -165,6 +170,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "operators.md": operators_page,
     "results.md": results_page,
     GAPS: gaps_page,
+    CONVFIRST: convfirst_page,
     README: readme,
 }
 
