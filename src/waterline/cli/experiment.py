@@ -70,7 +70,21 @@ class _OptionsOf:
         return self._options.add(self._experiment, self._container, *names, **how)
 
     def add_mutually_exclusive_group(self) -> _OptionsOf:
-        return _OptionsOf(self._options, self._experiment, self._container.add_mutually_exclusive_group())
+        return _OptionsOf(self._options, self._experiment, _Exclusive(self._container))
+
+
+class _Exclusive:
+    """A group of options that exclude each other, made with its first option: argparse cannot show an empty one, which
+    it would be where another experiment has these options already."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self._group: Any = None
+
+    def add_argument(self, *names: str, **how: Any) -> Any:
+        if self._group is None:
+            self._group = self._container.add_mutually_exclusive_group()
+        return self._group.add_argument(*names, **how)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
