@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PROTOCOL = "experiment training: accuracy"
 DATA = "digits"
 SEEDS, EPOCHS = 5, 10
-# That of the recipe for small images, which was settled on with these very digits and mostly with ConvFirst; and a lower
-# one, so that it is seen what of a difference between the networks is the rate's.
+# That of the recipe for small images, which was settled on with these very digits and mostly with ConvFirst; and a
+# lower one, so that it is seen what of a difference between the networks is the rate's.
 LEARNING_RATES = (4e-3, 1e-3)
 # What is left out of the recipe for small images: mirrored digits are other signs (the data say so themselves), and
 # RandAugment's operations are mostly of colour and exposure, which these images do not have.
