@@ -65,7 +65,7 @@ def attainable(config: ConvFirstConfig, machine: Machine, batch: int) -> float:
     A kernel takes max(arithmetic, memory). Memory: what enters and leaves it and its weights, once. Arithmetic: the
     multiply-adds at peak and then the vectors that go through SiLU, which is no multiply-add but takes as much time as
     `ACTIVATION_CYCLES` x (multiply-adds a cycle). With c channels a hidden vector costs 2 c multiply-adds, so a block
-    of 64 channels spends a fifth of its time there, and one of 512 a thirtieth (two multiply-adds a cycle).
+    of 64 channels spends a seventh of its time there, and one of 512 a fiftieth (two multiply-adds a cycle).
     """
     found = works(config)
     machine = machine.for_weights(FLOAT_BYTES * sum(work.parameters for work in found))
