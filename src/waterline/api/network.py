@@ -194,6 +194,12 @@ class CompiledNetwork:
         """The plan of the input shapes that the network was compiled for."""
         return self._first.plan
 
+    def plan_for(self, *inputs: Any, **named: Any) -> Plan:
+        """The plan that inputs of these shapes run by: blocks of layers are chosen for one image or for many."""
+        values = self._arranged(inputs, named)
+        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
+        return self._program(tuple(array.shape for array in arrays)).plan
+
     @property
     def graph(self) -> Graph:
         """The simplified network. Read from the model again where the weights have been packed and let go."""

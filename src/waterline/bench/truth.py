@@ -35,7 +35,7 @@ def check_network(
         trials: noisy runs that the bound is made of, see `waterline.reference.network_bound`.
     """
     graph = workload.graph(batch=next(iter(inputs.values())).shape[0])
-    factors = {step.name: tolerance(step) for step in plan.steps if step.spec}
+    factors = {layer.name: tolerance(layer) for step in plan.steps for layer in step.layers if layer.spec}
     bounds = network_bound(graph, inputs, factors, trials=trials)
     truth = run(graph, inputs)
     return {

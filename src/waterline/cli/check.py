@@ -47,7 +47,7 @@ def _network(arguments: argparse.Namespace, algorithms: list[str]) -> int:
     net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype, options=options)
     results = as_list(net(*inputs.values()))
     Progress().say(f"computing {workload.name} in float64 ...")
-    found = check_network(workload, inputs, results, net.plan)
+    found = check_network(workload, inputs, results, net.plan_for(*inputs.values()))
     for name, comparison in found.items():
         print(f"{verdict(comparison)}  {workload.name}, output {name!r}: {comparison}")
     return 0 if all(comparison.is_within for comparison in found.values()) else FAILED

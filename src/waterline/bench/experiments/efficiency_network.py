@@ -63,7 +63,7 @@ class Subject:
 
     def analyse(self, machine: Machine) -> Analysis:
         """Of the medians of the profiled inferences, on a machine with the peak that was measured beside them."""
-        return of_report(self.net.plan, machine, median_report(self.reports))
+        return of_report(self.net.plan_for(*self.inputs), machine, median_report(self.reports))
 
 
 def parameters(graph: Graph) -> int:

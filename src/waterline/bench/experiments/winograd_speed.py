@@ -76,7 +76,10 @@ def measure(
     workload = Workload.named(network, image_size)
     direct = [name for name in waterline.algorithms() if name not in FAST]
     nets: dict[str, Any] = {}
-    for variant, options in ((DEFAULT, {}), (DIRECT, {"algorithms": direct})):
+    for variant, options in (
+        (DEFAULT, {"block_fusion": False}),
+        (DIRECT, {"algorithms": direct, "block_fusion": False}),
+    ):
         listener.show(f"{network}: compiling {variant}")
         nets[variant] = ours.compiled(Task(workload.model, {}, threads), options)
     for batch in batches:
