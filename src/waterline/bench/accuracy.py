@@ -47,7 +47,8 @@ def measure(workload: Workload, seeds: int, threads: int) -> tuple[list[Record],
         versions = {engine.name: engine.version for engine in engines}
         results = {engine.name: [np.asarray(value) for value in engine.run()] for engine in engines}
         truth = run(graph, inputs)
-        for name, check in check_network(workload, inputs, results["waterline"], net.plan_for(*inputs.values())).items():
+        made = net.plan_for(*inputs.values())
+        for name, check in check_network(workload, inputs, results["waterline"], made).items():
             checks[name].append(check)
             largest[name] = max(largest[name], largest_finite(truth[name]))
         for engine, values in results.items():
