@@ -79,14 +79,14 @@ class Net(Building):
         epilogue = Epilogue(bias=bias, residual=bool(add), after=act)
         if add:
             inputs.append(add)
-        op = Conv(_pair(stride), pad, (dr, ds), groups, epilogue)  # type: ignore[arg-type]
+        op = Conv(_pair(stride), pad, (dr, ds), groups, epilogue)
         return self.put(name, op, *inputs)
 
     def put(self, name: str, op: object, *inputs: str) -> str:
         """A node whose shape is known at once."""
-        self.add(name, op, *inputs)  # type: ignore[arg-type]
+        self.add(name, op, *inputs)
         shapes = [self.shapes[i] if i in self.shapes else self.constants[i].shape for i in inputs]
-        self.shapes[name] = op.infer(shapes)[0]  # type: ignore[attr-defined]
+        self.shapes[name] = op.infer(shapes)[0]
         return name
 
     def channels(self, x: str) -> int:
@@ -94,7 +94,7 @@ class Net(Building):
 
     def depthwise(self, x: str, size: Pair = 3, **attributes: object) -> str:
         c = self.channels(x)
-        return self.layer(x, c, size, groups=c, **attributes)  # type: ignore[arg-type]
+        return self.layer(x, c, size, groups=c, **attributes)
 
     def pool(self, x: str, kind: str = "max", size: int = 3, stride: int = 2, pad: int = 1) -> str:
         return self.put(self.named("pool"), Pool(kind, (size, size), (stride, stride), (pad,) * 4), x)

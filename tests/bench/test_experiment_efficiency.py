@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 
 import pytest
+from listeners import Strict
 
 from waterline.analysis import Analysis
 from waterline.api import environment
@@ -23,19 +24,11 @@ from waterline.report.experiments.efficiency import KINDS, analysis_of, kind_of
 NETWORKS = (efficiency.CONVNEXT, efficiency.CONVFIRST, "mobilenet_v2")
 
 
-class Listener:
-    def say(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def show(self, text: str) -> None:
-        pass
-
-
 def run(**changes: object) -> list[Record]:
     given = {"network": ",".join(NETWORKS), "batch": [1], "image_size": 32, "threads": [1], "seconds": 0.05}
     arguments = argparse.Namespace(**(given | changes))
     return [
-        record for found in find("efficiency").measure(arguments, environment.machine(), Listener()) for record in found
+        record for found in find("efficiency").measure(arguments, environment.machine(), Strict()) for record in found
     ]
 
 

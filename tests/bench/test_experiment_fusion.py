@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from listeners import Strict
 
 from waterline.api import environment
 from waterline.bench import records
@@ -30,18 +31,10 @@ NETWORKS = ("convfirst_tiny",)
 BATCHES = (2, 3)  # both are planned as many images, with the same kernels
 
 
-class Listener:
-    def say(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def show(self, text: str) -> None:
-        pass
-
-
 def run(**changes: object) -> list[Record]:
     given = {"network": ",".join(NETWORKS), "batch": list(BATCHES), "image_size": 32, "threads": [1], "seconds": 0.05}
     arguments = argparse.Namespace(**(given | changes))
-    return [each for found in find("fusion").measure(arguments, environment.machine(), Listener()) for each in found]
+    return [each for found in find("fusion").measure(arguments, environment.machine(), Strict()) for each in found]
 
 
 @pytest.fixture(scope="module")

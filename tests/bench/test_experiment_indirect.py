@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listeners import Strict
 
 from waterline.algorithms import by_name
 from waterline.api import environment
@@ -36,14 +37,6 @@ FULL = ConvSpec(1, 40, 9, 9, 24, 3, 3, pad=(1, 1, 1, 1))
 STRIDED_1X1 = ConvSpec(1, 24, 12, 12, 40, 1, 1, stride=(2, 2))
 PLAIN_1X1 = ConvSpec(1, 40, 9, 9, 24, 1, 1)
 SHORT = Protocol(seconds=0.02, least_rounds=2, least_calls=1, burst_s=0.001)
-
-
-class Silence:
-    def say(self, text: str) -> None:
-        raise AssertionError(text)
-
-    def show(self, text: str) -> None:
-        pass
 
 
 def _layer(spec: ConvSpec) -> NetworkLayer:
@@ -152,7 +145,7 @@ def test_copies_exceed_the_cache() -> None:
 
 # ---- time -----------------------------------------------------------------------------------------------------------
 def _measure(spec: ConvSpec, **how: bool) -> list[list[dict]]:
-    return list(indirect_time.measure(_layer(spec), environment.machine(), 1, SHORT, Silence(), "tiny", 3, **how))
+    return list(indirect_time.measure(_layer(spec), environment.machine(), 1, SHORT, Strict(), "tiny", 3, **how))
 
 
 @pytest.mark.parametrize("spec", [FIRST, FULL, STRIDED_1X1], ids=lambda spec: spec.id)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from listeners import Listener
 
 from waterline.api import environment
 from waterline.bench import layers, peers
@@ -25,17 +26,6 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "layers"
 FULL = ConvSpec(1, 40, 9, 9, 24, 3, 3, pad=(1, 1, 1, 1))
 FIRST = ConvSpec(1, 3, 20, 20, 16, 7, 7, stride=(2, 2), pad=(3, 3, 3, 3))
 SHORT = Protocol(seconds=0.02, least_rounds=2, least_calls=1, burst_s=0.001)
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def show(self, text: str) -> None:
-        pass
 
 
 def _has_peer() -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
+from listeners import Listener
+
 from waterline.api import environment
 from waterline.bench import peers, records
 from waterline.bench.engine import CannotServe, Engine, Task
@@ -20,17 +22,6 @@ from waterline.errors import Error, InvalidArgument
 from waterline.report import experiment_figures, results
 from waterline.report.experiments import tables
 from waterline.report.experiments.training import accuracies, verdict
-
-
-class Listener:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def show(self, text: str) -> None:
-        pass
 
 
 def arguments(runs: Path, **changes: object) -> argparse.Namespace:

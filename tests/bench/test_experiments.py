@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listeners import Listener
 
 import waterline
 from waterline.algorithms.winograd.transforms import filtering
@@ -22,17 +23,6 @@ from waterline.report.experiments import tables
 from waterline.spec import ConvSpec
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "layers"
-
-
-class Silence:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def show(self, text: str) -> None:
-        pass
 
 
 def test_an_unknown_experiment() -> None:
@@ -81,7 +71,7 @@ TINY = {"tiny": Accuracy(ConvSpec(1, 32, 13, 11, 16, 3, 3, pad=(1, 1, 1, 1)), 1e
 
 
 def test_accuracy_on_a_tiny_layer() -> None:
-    (found,) = winograd_accuracy.measure(1, Silence(), TINY, seeds=2)
+    (found,) = winograd_accuracy.measure(1, Listener(), TINY, seeds=2)
     by_name = {record["algorithm"]: record for record in found}
     assert {"indirect", "winograd:f2x2", "winograd:f4x4", "winograd:f6x6"} <= set(by_name)
     for record in found:
@@ -97,7 +87,7 @@ def test_accuracy_on_a_tiny_layer() -> None:
 
 def test_an_algorithm_that_refuses_is_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd_accuracy, "ALGORITHMS", ("indirect", "depthwise"))
-    listener = Silence()
+    listener = Listener()
     (found,) = winograd_accuracy.measure(1, listener, TINY, seeds=1)
     assert [record["algorithm"] for record in found if not record["is_emulated"]] == ["indirect"]
     assert [line.split(":")[:2] for line in listener.said] == [["layer tiny, data 1 of 1", " depthwise is left out"]]
@@ -154,7 +144,7 @@ NETWORK, SIZE = "squeezenet1_0", 32
 def test_speed_of_a_small_network() -> None:
     machine = environment.machine()
     protocol = Protocol(seconds=0.05, least_rounds=2, burst_s=0.001)
-    measured = list(winograd_speed.measure(machine, NETWORK, [1, 3], 1, protocol, Silence(), SIZE))
+    measured = list(winograd_speed.measure(machine, NETWORK, [1, 3], 1, protocol, Listener(), SIZE))
     assert [record["batch"] for found in measured for record in found if record["variant"] == "waterline"] == [1, 3]
     for found in measured:
         ours, direct, *others = found
@@ -176,7 +166,7 @@ def test_speed_of_a_small_network() -> None:
 
 def test_a_batch_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd_speed, "available_bytes", lambda: 1 << 20)
-    listener = Silence()
+    listener = Listener()
     protocol = Protocol(seconds=0.05, least_rounds=1)
     found = list(winograd_speed.measure(environment.machine(), NETWORK, [1], 1, protocol, listener, SIZE))
     assert found == []

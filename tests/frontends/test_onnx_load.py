@@ -373,7 +373,7 @@ def test_local_functions_are_expanded() -> None:
     ]
     graph = load(build(nodes, {"x": (1, 2)}, functions=[leaky()]))
     assert [step.name for step in graph.nodes] == ["first/LeakyRelu_0", "second/LeakyRelu_0"]
-    assert [step.op.function.params for step in graph.nodes] == [(0.25,), (0.5,)]  # type: ignore[attr-defined]
+    assert [step.op.function.params for step in graph.nodes] == [(0.25,), (0.5,)]
     assert graph.outputs == ["y"]
 
 

@@ -29,7 +29,7 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=r"cannot be read|does not exist"):
         load("a\0b")
     with pytest.raises(InvalidArgument, match="a list is no ONNX model"):
-        load([1, 2])  # type: ignore[arg-type]
+        load([1, 2])
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(InvalidModel, match="is empty"):
         load(tmp_path / "empty.onnx")

@@ -50,13 +50,13 @@ class Builder:
         return name
 
     def conv(self, x: str, k: int, size: int = 3, bias: bool = False, **attributes: object) -> str:
-        op = replace(Conv(epilogue=Epilogue(bias=bias)), **attributes)  # type: ignore[arg-type]
+        op = replace(Conv(epilogue=Epilogue(bias=bias)), **attributes)
         c = self.graph.shapes[x][1] // op.groups
         weight = self.constant(self.random.standard_normal((k, c, size, size)) / np.sqrt(c * size * size))
         return self.add(op, x, weight, *([self.random_constant(k)] if bias else []))
 
     def conv_transpose(self, x: str, k: int, size: int = 2, bias: bool = False, **attributes: object) -> str:
-        op = replace(ConvTranspose(bias=bias), **attributes)  # type: ignore[arg-type]
+        op = replace(ConvTranspose(bias=bias), **attributes)
         weight = self.constant(self.random.standard_normal((self.graph.shapes[x][1], k // op.groups, size, size)))
         return self.add(op, x, weight, *([self.random_constant(k)] if bias else []))
 

@@ -46,7 +46,7 @@ class Building:
         pad = size // 2
         weight = self.random.standard_normal((k, c, size, size)).astype(np.float32) / np.float32(size * c**0.5)
         self.constants[f"{name}.weight"] = weight
-        return self.add(name, Conv(pad=(pad,) * 4, **attributes), x, f"{name}.weight")  # type: ignore[arg-type]
+        return self.add(name, Conv(pad=(pad,) * 4, **attributes), x, f"{name}.weight")
 
     def concat(self, name: str, *inputs: str, axis: int = 1) -> str:
         return self.add(name, Concat(axis), *inputs)

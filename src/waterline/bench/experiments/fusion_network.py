@@ -193,8 +193,8 @@ def block_columns(subject: Subject, measured: Measured, variant: str) -> dict[st
         alone, together = unfused.timing(layers), fused.timing([step.name])
         ratio = Ratio.between(alone, together)
         block, parts = (candidate.seconds or 0.0 for candidate in step.candidates[:2])
-        values = (name_of(layers), spec.with_batch(1).id, list(layers), alone.median_ns, together.median_ns)
-        values += (ratio.median, ratio.p10, ratio.p90, _planned(layers, planned), parts / block)  # type: ignore[assignment]
+        values: list[Any] = [name_of(layers), spec.with_batch(1).id, list(layers), alone.median_ns, together.median_ns]
+        values += [ratio.median, ratio.p10, ratio.p90, _planned(layers, planned), parts / block]
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     return columns
