@@ -235,13 +235,7 @@ def moving_seconds(spec: ConvSpec, machine: Machine) -> float:
     """
     output_bytes = spec.output_bytes * (2 + spec.epilogue.residual)
     held = spec.input_bytes + spec.output_bytes * (1 + spec.epilogue.residual)
-    level = (
-        "l2"
-        if held <= machine.cores * machine.l2_bytes // 2
-        else "l3"
-        if held <= machine.l3_share_bytes // 2
-        else "dram"
-    )
+    level = machine.level_of(held, machine.cores)
     return (spec.input_bytes + output_bytes) / machine.bytes_per_s(level, machine.cores)
 
 

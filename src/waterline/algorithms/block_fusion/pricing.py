@@ -183,14 +183,7 @@ def _window_cycles(layer: BlockLayer, rows: int, machine: Machine) -> float:
 
 def moving_seconds(block: BlockSpec, machine: Machine) -> float:
     """As `blocking.moving_seconds`: the result's lines are read before they are written."""
-    held = block.input_bytes + block.output_bytes
-    level = (
-        "l2"
-        if held <= machine.cores * machine.l2_bytes // 2
-        else "l3"
-        if held <= machine.l3_share_bytes // 2
-        else "dram"
-    )
+    level = machine.level_of(block.input_bytes + block.output_bytes, machine.cores)
     return (block.input_bytes + 2 * block.output_bytes) / machine.bytes_per_s(level, machine.cores)
 
 
