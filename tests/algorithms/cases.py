@@ -9,7 +9,7 @@ from typing import Any
 from algorithms.layers import Case, machine_of
 from waterline.algorithms import REGISTRY, Algorithm, GemmConfig
 from waterline.algorithms.depthwise.model import DepthwiseConfig
-from waterline.algorithms.grouped.model import PermuteConfig
+from waterline.algorithms.grouped.model import ColumnConfig
 from waterline.algorithms.winograd.layer import WinogradConfig
 from waterline.machine import Machine
 from waterline.spec import Activation, ConvSpec, Epilogue
@@ -21,7 +21,7 @@ GELU, SILU, HARD_SWISH = Activation("gelu"), Activation("silu"), Activation("har
 HAND_MADE: dict[type, tuple[Any, ...]] = {
     GemmConfig: (GemmConfig(1, 1, 1, 1, False), GemmConfig(3, 2, 3, 2, True), GemmConfig(2, 3, 1, 1, True, 0, 64, 2)),
     DepthwiseConfig: (DepthwiseConfig(1, 1, 1), DepthwiseConfig(3, 2, 2)),
-    PermuteConfig: (PermuteConfig(1), PermuteConfig(5)),
+    ColumnConfig: (ColumnConfig(1), ColumnConfig(5)),
 }
 # So many of an algorithm's configs meet all sizes; the others meet one each.
 THOROUGH_CONFIGS = 2

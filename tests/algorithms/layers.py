@@ -36,7 +36,7 @@ KERNELS = {
     "indirect": {"GemmKernel"},
     "im2col": {"PatchKernel", "GemmKernel"},
     "depthwise": {"DepthwiseKernel"},
-    "grouped": {"GroupedKernel", "GemmKernel"},
+    "grouped": {"BroadcastKernel", "PermuteKernel", "GemmKernel"},
     "naive": {"NaiveKernel"},
     "fft": {"FilterKernel", "InputKernel", "ProductKernel", "OutputKernel"},
     "winograd": {"InputTransformKernel", "GemmKernel", "OutputTransformKernel", "StreamedKernel", "FusedKernel"},

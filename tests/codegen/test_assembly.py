@@ -42,7 +42,13 @@ LISTED = {
         "n1_c960_h7_w7_k960_r3_s3_st1_pd1_dl1_g960",
         "n1_c96_h56_w56_k96_r7_s7_st1_pd3_dl1_g96",
     ),
-    "grouped": ("n1_c128_h56_w56_k128_r3_s3_st1_pd1_dl1_g16",),  # group width 8
+    "grouped": (
+        "n1_c128_h56_w56_k128_r3_s3_st1_pd1_dl1_g16",  # group width 8
+        "n1_c128_h56_w56_k128_r5_s5_st1_pd2_dl1_g16",
+        "n1_c128_h28_w28_k128_r3_s3_st2_pd1_dl1_g32",
+        "n1_c128_h28_w28_k128_r3_s3_st1_pd1_dl1_g8",
+        "n1_c64_h28_w28_k128_r3_s3_st1_pd1_dl1_g64",  # a channel multiplier
+    ),
 }
 LAYERS = [(name, text) for name, texts in LISTED.items() for text in texts]
 

@@ -12,7 +12,7 @@ from waterline.algorithms.direct_gemm import DIRECT_GEMM
 from waterline.algorithms.fft import FFT
 from waterline.algorithms.fft.model import FftConfig
 from waterline.algorithms.grouped import GROUPED
-from waterline.algorithms.grouped.model import PermuteConfig
+from waterline.algorithms.grouped.model import ColumnConfig
 from waterline.algorithms.im2col import IM2COL
 from waterline.algorithms.indirect import INDIRECT
 from waterline.algorithms.naive import NAIVE
@@ -25,7 +25,7 @@ REGISTRY: tuple[Algorithm, ...] = (DIRECT_GEMM, INDIRECT, DEPTHWISE, GROUPED, WI
 REGISTRY_CONFIGS: tuple[type, ...] = (
     GemmConfig,
     DepthwiseConfig,
-    PermuteConfig,
+    ColumnConfig,
     WinogradConfig,
     FftConfig,
     NaiveConfig,

@@ -108,11 +108,19 @@ class ColumnKernel(Kernel):
         """Where the weights of a block begin."""
         raise NotImplementedError
 
+    def chains(self, lanes: int) -> int:
+        """Vectors of sums behind each vector of outputs."""
+        return 1
+
     def sum_row(
         self, e: Emitter, x: Value, weights: Value, row: Value, tile: ColumnTile, sums: list[Value]
     ) -> list[Value]:
         """Adds the products of filter row `row`; `x` is the input row at the tile's origin."""
         raise NotImplementedError
+
+    def combine(self, e: Emitter, chains: list[Value]) -> Value:
+        """A vector of outputs from its `chains`."""
+        return chains[0]
 
     # ---- the frame ----------------------------------------------------------------------------------------------
     def counts(self, lanes: int) -> list[int]:
@@ -184,14 +192,16 @@ class ColumnKernel(Kernel):
             noinline=True,
         )
         x, weights, bias, y, residual, first, last = e.arguments
-        counts = self.counts(e.lanes)
-        with e.carried_loop(first, last, 1, [e.splat(0.0)] * (self.vectors * tile.width), name="row") as loop:
+        counts, chains = self.counts(e.lanes), self.chains(e.lanes)
+        zeros = [e.splat(0.0)] * (self.vectors * tile.width * chains)
+        with e.carried_loop(first, last, 1, zeros, name="row") as loop:
             at = e.mul(loop.index, self.rows.dilation * self.x_strides[0] * ELEM_BYTES)
             loop.carry(self.sum_row(e, e.at(x, at), weights, loop.index, tile, loop.values))
         places = [
             Place(j * self.y_strides[1] * ELEM_BYTES, j * self.residual_strides[1] * ELEM_BYTES)
             for j in range(tile.width)
         ]
-        store_tile(e, self.epilogue, loop.results, counts, places, y, bias, residual)
+        sums = [self.combine(e, loop.results[at : at + chains]) for at in range(0, len(zeros), chains)]
+        store_tile(e, self.epilogue, sums, counts, places, y, bias, residual)
         e.finish()
         return e.function

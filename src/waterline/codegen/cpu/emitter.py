@@ -248,6 +248,20 @@ class Emitter:
         mask = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
         return self.builder.shuffle_vector(one, undefined, mask)
 
+    def load_repeated(self, pointer: Value, offset_bytes: Value | int, count: int) -> Value:
+        """`count` elements (a power of two), again and again to the end of a vector: one load, no permutation."""
+        if count <= 2:
+            # As one number of twice the width; of two elements LLVM would make a load and a permutation.
+            one = self.load(pointer, F32 if count == 1 else F64, offset_bytes, 4)
+            kind = ir.VectorType(one.type, self.lanes // count)
+            undefined = ir.Constant(kind, ir.Undefined)
+            first = self.builder.insert_element(undefined, one, ir.Constant(I32, 0))
+            mask = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
+            return self.builder.bitcast(self.builder.shuffle_vector(first, undefined, mask), self.vector_type())
+        some = self.load_vector(pointer, offset_bytes, lanes=count)
+        mask = ir.Constant(ir.VectorType(I32, self.lanes), [lane % count for lane in range(self.lanes)])
+        return self.builder.shuffle_vector(some, ir.Constant(some.type, ir.Undefined), mask)
+
     def load_vector(
         self, pointer: Value, offset_bytes: Value | int = 0, count: int | None = None, lanes: int | None = None
     ) -> Value:
