@@ -29,7 +29,7 @@ MOST_LAYERS = 5
 # What it is worth that a tensor needs no memory, in parts of the time in which it would be written to the last level.
 MEMORY_WORTH = 0.15
 # How much faster than its parts a block must be predicted to be: costs are not more exact than that.
-LEAST_GAIN = 1.05
+LEAST_GAIN = 1.0
 EAGER_WEIGHT = 1e-3
 NEVER = 1e9  # the ratio of times of a block that is not possible
 MANY_IMAGES = 16

@@ -36,7 +36,6 @@ CALL_CYCLES = 120.0
 # Cycles for each vector of an operator's result that does more than to pass on what it reads.
 OPERATOR_CYCLES = {ops.LayerNorm: 13.0, ops.Pool: 8.0}
 MOVE_CYCLES = 3.0  # for each vector that moves to the beginning of its buffer
-WHOLE_STRIP = 1 << 20  # tiles: of a strip's product, panels are the outer loop
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,14 @@ def _tile_config(product: Product, is_far: bool, machine: Machine) -> GemmConfig
         tiles(machine, product.columns, product.rows, unroll),
         key=lambda tile: product_cycles(product, tile, machine, is_far=is_far),
     )
+    # Of a strip's product, panels are the outer loop; requests for a chunk are spread over the tiles of one strip.
+    strip_tiles = -(-product.rows // best.rows)
     if is_far:
         chunk = chunk_elems(product, best, machine)
-        return GemmConfig(best.rows, best.vectors, best.unroll, WHOLE_STRIP, False, chunk)
+        return GemmConfig(best.rows, best.vectors, best.unroll, strip_tiles, False, chunk)
     panel_bytes = product.depth * best.vectors * machine.vector_bytes
     near_bytes = NEAR_BYTES if panel_bytes > machine.l1d_bytes // 2 else 0
-    return GemmConfig(best.rows, best.vectors, best.unroll, WHOLE_STRIP, False, near_bytes=near_bytes)
+    return GemmConfig(best.rows, best.vectors, best.unroll, strip_tiles, False, near_bytes=near_bytes)
 
 
 @lru_cache(maxsize=4096)
