@@ -133,7 +133,7 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
 
     Args:
         strip_rows: of the result (at most all there are); None: what the cost model likes best.
-        window_strips: see `model.WINDOW_STRIPS`; 1: buffers hold no row more than they must.
+        window_strips: see `model.WINDOW_STRIPS`, where they fit the cache; 1: buffers hold no row more than they must.
     """
 
     def priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | str:
@@ -143,7 +143,8 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_priced", priced)
         patch.setattr(blocks, "MOST_LAYERS", 8)
-        patch.setattr(model, "WINDOW_STRIPS", window_strips)
+        patch.setattr(model, "WINDOW_STRIPS", (window_strips, 1))
+        patch.setattr(model, "BUFFER_WORTH", 0.0)
         if strip_rows is not None:
             patch.setattr(model, "strip_heights", lambda block: [min(strip_rows, block.output[2])])
         yield

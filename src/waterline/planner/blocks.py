@@ -27,7 +27,7 @@ from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 # be folded, five; a stem with the first depthwise and pointwise layers has three.
 MOST_LAYERS = 5
 # What it is worth that a tensor needs no memory, in parts of the time in which it would be written to the last level.
-MEMORY_WORTH = 0.15
+MEMORY_WORTH = 0.3
 # How much faster than its parts a block must be predicted to be: costs are not more exact than that.
 LEAST_GAIN = 1.0
 EAGER_WEIGHT = 1e-3

@@ -19,15 +19,32 @@ class Lifetime:
 
 
 def place(lifetimes: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
-    """Offsets in the arena, and its size. The largest are placed first, each in the tightest gap that is free.
+    """Offsets in the arena, and its size: the smaller of two greedy placements.
 
-    (The greedy-by-size strategy of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference",
-    2020.)
+    (Greedy by size and greedy by breadth of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
+    Inference", 2020.)
     """
+    alive: dict[int, int] = {}  # step -> bytes that it needs in all
+    for item in lifetimes:
+        for step in range(item.first, item.last + 1):
+            alive[step] = alive.get(step, 0) + item.size_bytes
+
+    def by_size(item: Lifetime) -> tuple[float, ...]:
+        return (-item.size_bytes, item.first)
+
+    def by_breadth(item: Lifetime) -> tuple[float, ...]:
+        return (-max(alive[step] for step in range(item.first, item.last + 1)), *by_size(item))
+
+    orders = (sorted(lifetimes, key=lambda item: (*key(item), item.name)) for key in (by_size, by_breadth))
+    return min((_placed(order) for order in orders), key=lambda placed: placed[1])
+
+
+def _placed(lifetimes: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
+    """One after the other, each in the tightest gap that is free."""
     placed: list[tuple[int, int, Lifetime]] = []  # (offset, end, lifetime)
     offsets: dict[str, int] = {}
     arena = 0
-    for item in sorted(lifetimes, key=lambda i: (-i.size_bytes, i.first, i.name)):
+    for item in lifetimes:
         size = -(-max(item.size_bytes, 1) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         rivals = sorted(
             (begin, end) for begin, end, other in placed if other.first <= item.last and item.first <= other.last
