@@ -181,20 +181,20 @@ def in_turns(
 def block_columns(subject: Subject, measured: Measured, variant: str) -> dict[str, list[Any]]:
     """The fused blocks of a variant, a column for each quantity: nanoseconds, and `ratio`, the time of the same layers
     without fusion by that of the block, round by round. `planner` says whether the planner fuses just these layers;
-    `predicted_ratio` is what it expected of that on all cores."""
+    `predicted_ratio` is what it expected of that on all cores; `flops` are the direct algorithm's."""
     fused, unfused = measured.runs[variant], measured.runs[UNFUSED]
     planned = [_layers(step) for step, _ in _blocks(subject.programs[PLANNER])]
     columns: dict[str, list[Any]] = {
         name: [] for name in ("name", "shape", "layers", "unfused_ns", "fused_ns", "ratio", "p10", "p90", "planner")
     }
-    columns["predicted_ratio"] = []
+    columns |= {"predicted_ratio": [], "flops": []}
     for step, spec in _blocks(subject.programs[variant]):
         layers = _layers(step)
         alone, together = unfused.timing(layers), fused.timing([step.name])
         ratio = Ratio.between(alone, together)
         block, parts = (candidate.seconds or 0.0 for candidate in step.candidates[:2])
         values: list[Any] = [name_of(layers), spec.with_batch(1).id, list(layers), alone.median_ns, together.median_ns]
-        values += [ratio.median, ratio.p10, ratio.p90, _planned(layers, planned), parts / block]
+        values += [ratio.median, ratio.p10, ratio.p90, _planned(layers, planned), parts / block, spec.flops]
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     return columns

@@ -22,7 +22,8 @@ _WHOLE_NOTE = (
 _PLANNER_NOTE = "The blocks that the planner takes by itself; where a cell is empty it takes others for that batch."
 _KINDS_NOTE = (
     "Blocks of a network that are alike run the same kernels; a kind is all of these, and its ratio their geometric "
-    "mean, which noise disturbs less than a single block's."
+    "mean, which noise disturbs less than a single block's. At peak: the mean, if every block ran at the peak that was "
+    "measured in the same rounds, which no kernel reaches."
 )
 _WORKSPACE_NOTE = (
     "MB between the layers (the arena), and beside it the memory of all threads, where the rows inside blocks are; "
@@ -84,7 +85,7 @@ def _cell(block: Block | None) -> str:
 
 def _together(records: Sequence[Record]) -> Table:
     """Of all networks: the means, and the least of what the planner fuses."""
-    columns = ("batch", "threads", "<blocks", "number", "geometric mean", "least", "kinds", "least kind")
+    columns = ("batch", "threads", "<blocks", "number", "geometric mean", "least", "kinds", "least kind", "at peak")
     table = Table("All blocks: time of their layers one after the other / time of the block", columns)
     for place in _places(records):
         here = [record for record in records if (record["batch"], record["threads"]) == place]
@@ -97,13 +98,14 @@ def _together(records: Sequence[Record]) -> Table:
 def _summaries(records: Sequence[Record]) -> list[list[str]]:
     """Of three groups of blocks: name, number, mean and least, and the same of those that are alike."""
 
-    def kinds(variant: str, planner: Collection[str] = (YES, PARTLY, NO)) -> list[list[float]]:
-        found: dict[tuple[object, ...], list[float]] = {}
+    def kinds(variant: str, planner: Collection[str] = (YES, PARTLY, NO)) -> list[list[tuple[float, float]]]:
+        found: dict[tuple[object, ...], list[tuple[float, float]]] = {}
         for record in records:
             for block in blocks_of(record) if record["variant"] == variant else ():
                 if block["planner"] in planner:
                     key = (record["model"], record["batch"], record["threads"], block["shape"])
-                    found.setdefault(key, []).append(_number(block, "ratio"))
+                    at_peak = _number(block, "unfused_ns") * 1e-9 * record["peak_flops_per_s"] / _number(block, "flops")
+                    found.setdefault(key, []).append((_number(block, "ratio"), at_peak))
         return list(found.values())
 
     groups = {
@@ -113,10 +115,13 @@ def _summaries(records: Sequence[Record]) -> list[list[str]]:
     }
     lines = []
     for name, found in groups.items():
-        ratios = [ratio for alike in found for ratio in alike]
-        figures = (geometric_mean(ratios), min(ratios), min(map(geometric_mean, found))) if ratios else None
-        cells = ["", "", ""] if figures is None else [_figure(value) for value in figures]
-        lines.append([name, str(len(ratios)), *cells[:2], str(len(found)), cells[2]])
+        ratios = [ratio for alike in found for ratio, _ in alike]
+        cells = [""] * 4
+        if ratios:
+            least_kind = min(geometric_mean([ratio for ratio, _ in alike]) for alike in found)
+            at_peak = geometric_mean([each for alike in found for _, each in alike])
+            cells = [_figure(value) for value in (geometric_mean(ratios), min(ratios), least_kind, at_peak)]
+        lines.append([name, str(len(ratios)), *cells[:2], str(len(found)), *cells[2:]])
     return lines
 
 
