@@ -136,15 +136,14 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
         window_strips: see `model.WINDOW_STRIPS`, where they fit the cache; 1: buffers hold no row more than they must.
     """
 
-    def priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | str:
+    def priced(block: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, float, int]] | str:
         refusal = BLOCK_FUSION.refuse(block, machine)
-        return refusal.reason if refusal else (BLOCK_FUSION.configs(block, machine)[0], 0.0)
+        return refusal.reason if refusal else [(BLOCK_FUSION.configs(block, machine)[0], 0.0, 0)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_priced", priced)
         patch.setattr(blocks, "MOST_LAYERS", 8)
         patch.setattr(model, "WINDOW_STRIPS", (window_strips, 1))
-        patch.setattr(model, "BUFFER_WORTH", 0.0)
         if strip_rows is not None:
             patch.setattr(model, "strip_heights", lambda block: [min(strip_rows, block.output[2])])
         yield

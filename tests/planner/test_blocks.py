@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import waterline
 from planner.networks import zoo
 from planner.test_random_graphs import _Drawing
+from waterline.algorithms.block_fusion import BLOCK_FUSION
 from waterline.algorithms.block_fusion.model import BlockConfig
 from waterline.algorithms.operator_cost import step_seconds
 from waterline.api.explanation import explain
@@ -148,13 +149,15 @@ def test_the_worth_decides(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     lowered = lower(conv_first(1, 28, 28))
     _, fusions = blocks.group_blocks(lowered, machine, lambda _: 1.0)
     (fusion,) = fusions.values()
-    fixed, least = step_seconds(machine), blocks.worth(fusion.seconds, fusion.group.block, machine)
+    fixed, each = step_seconds(machine), 0.2
+    least = blocks.worth(fusion.group.block, fusion.seconds, machine, each)
     assert len(fusion.group.layers) == 3
 
-    def priced(block: BlockSpec, _: Machine) -> tuple[BlockConfig, float] | str:
-        return (fusion.config, fusion.seconds - fixed) if len(block.layers) == 3 else "not this one"
+    def priced(block: BlockSpec, _: Machine) -> list[tuple[BlockConfig, float, int]] | str:
+        return [(fusion.config, fusion.seconds - fixed, 0)] if len(block.layers) == 3 else "not this one"
 
     monkeypatch.setattr(blocks, "_priced", priced)
+    monkeypatch.setattr(blocks, "TENSOR_WORTHS", (each,))
     inside = {layer.name for layer in fusion.group.layers}
     for total, is_fused in ((least * 0.999, False), (least * 1.001, True)):
         seconds = [total / 3 - fixed if layer.name in inside else -fixed for layer in lowered.layers]
@@ -173,13 +176,15 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
         rng = np.random.default_rng(zlib.crc32(f"{seed} {layers} {name}".encode()))
         return float(layers * rng.uniform(1e-3, 2e-3))
 
+    config = BlockConfig(1, (), ())
     assert len({layer.name for layer in lowered.layers}) == count
-    monkeypatch.setattr(blocks, "_priced", lambda block, _: (None, price(len(block.layers), block.id)))
+    monkeypatch.setattr(blocks, "_priced", lambda block, _: [(config, price(len(block.layers), block.id), 0)])
+    monkeypatch.setattr(blocks, "TENSOR_WORTHS", (0.2,))
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))
     users = blocks._users(lowered)
 
     def counted(seconds: float, group: blocks.Group) -> float:
-        return blocks.worth(seconds, group.block, MACHINE)
+        return blocks.worth(group.block, seconds, MACHINE, 0.2)
 
     def cost(begin: int, end: int) -> float:
         if end - begin == 1:
@@ -212,7 +217,7 @@ def test_what_a_plan_says_of_blocks(machine: Machine):
         assert (chosen.algorithm, alternative.algorithm) == ("block_fusion", "one layer after the other")
         assert chosen.config == step.config
         priced = step.spec.with_batch(blocks.priced_batch(step.spec.n))
-        assert blocks.worth(chosen.seconds, priced, machine) < alternative.seconds
+        assert blocks.worth(priced, chosen.seconds, machine, max(blocks.TENSOR_WORTHS)) < alternative.seconds
         assert not [part for part in step.parts if isinstance(part.spec, BlockSpec) or part.parts]
         assert all(part.algorithm in PARTS for part in step.parts if part.spec is not None)
     check_borders(made, graph)
@@ -225,6 +230,18 @@ def test_a_forced_plan_reads_back():
         text = made.to_json()
         assert Plan.from_json(text) == made
         assert Plan.from_json(text).to_json() == text
+
+
+def test_memory_counts_the_largest_buffers_and_the_arena(monkeypatch: pytest.MonkeyPatch):
+    """What a byte is worth decides between fast strips and small ones, and never makes the memory larger."""
+    graph = zoo("mobilenet_v2", batch=1)
+    needed = []
+    for worth in (0.0, 3.0, 100.0):
+        monkeypatch.setattr(blocks, "MEMORY_WORTH", worth)
+        made = plan(graph, MACHINE)
+        buffers = [BLOCK_FUSION.buffer_bytes(step.spec, step.config.buffer_rows) for step in block_steps(made)]
+        needed.append(made.arena_bytes + MACHINE.cores * max(buffers, default=0))
+    assert needed[0] > needed[1] >= needed[2]
 
 
 # ---- options --------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ elsewhere; of all ways to cut the network into blocks and single layers the chea
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from waterline.algorithms.block_fusion import BLOCK_FUSION
 from waterline.algorithms.block_fusion.layers import algorithm_of
@@ -19,6 +21,7 @@ from waterline.graph import ops
 from waterline.graph.block import LOCAL_OPS, BlockLayer, BlockSpec
 from waterline.machine import Machine
 from waterline.planner.lower import Fused, Layer, Lowered
+from waterline.planner.memory import lifetimes, place
 from waterline.planner.plan import Candidate, Step
 from waterline.planner.storage import Storage, has_linear_pixels, is_channels_last
 from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
@@ -27,7 +30,12 @@ from waterline.spec import DTYPE_BYTES, ConvSpec, TensorView
 # be folded, five; a stem with the first depthwise and pointwise layers has three.
 MOST_LAYERS = 5
 # What it is worth that a tensor needs no memory, in parts of the time in which it would be written to the last level.
-MEMORY_WORTH = 0.3
+# Several guesses, for how much the arena shrinks is known only of a whole network.
+TENSOR_WORTHS = (0.15, 0.3)
+# Of the second-level cache, what the buffers of the blocks may take: the largest of them counts, once for each thread.
+BUFFER_SHARES = (0.5, 0.36, 0.25, 0.18, 0.125, 0.09)
+# What a byte of the arena and of all threads' buffers is worth in the end, in the same time.
+MEMORY_WORTH = 3.0
 # How much faster than its parts a block must be predicted to be: costs are not more exact than that.
 LEAST_GAIN = 1.0
 EAGER_WEIGHT = 1e-3
@@ -98,15 +106,50 @@ def group_blocks(
     """
     layers = lowered.layers
     eagerly = eagerly or only is not None
-    users = _users(lowered)
-    fixed = step_seconds(machine)
-    singles = [layer_seconds(i) + fixed for i in range(len(layers))]
-    best = [0.0]  # of the layers before i
-    taken: list[Fusion | None] = []
-    known: dict[BlockSpec, tuple[BlockConfig, float] | str] = {}
+    singles = [layer_seconds(i) + step_seconds(machine) for i in range(len(layers))]
     reasons = [_Reason() for _ in layers]
+    offers = _offers(lowered, machine, singles, reasons, eagerly=eagerly, only=only)
+    if eagerly:
+        return _rewritten(lowered, _cut(singles, offers, lambda block, seconds: EAGER_WEIGHT * seconds), reasons)
+    found: list[tuple[float, Lowered, dict[int, Fusion]]] = []
+    for share, each in itertools.product(BUFFER_SHARES, TENSOR_WORTHS):
+        taken = _cut(singles, offers, partial(worth, machine=machine, each=each), share * machine.l2_bytes)
+        rewritten, fusions = _rewritten(lowered, taken, reasons)
+        gained = sum(fusion.parts_seconds - fusion.seconds for fusion in fusions.values())
+        found.append((_memory_seconds(rewritten, fusions, machine) - gained, rewritten, fusions))
+    _, rewritten, fusions = min(found, key=lambda choice: choice[0])
+    return rewritten, fusions
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What layers from `begin` on may be as one: every way with its time and its buffers' bytes, fastest first."""
+
+    begin: int
+    group: Group
+    parts_seconds: float
+    ways: tuple[tuple[BlockConfig, float, int], ...]
+
+    @property
+    def block(self) -> BlockSpec:
+        return self.group.block.with_batch(priced_batch(self.group.block.n))
+
+
+def _offers(
+    lowered: Lowered,
+    machine: Machine,
+    singles: Sequence[float],
+    reasons: Sequence[_Reason],
+    *,
+    eagerly: bool,
+    only: Collection[tuple[str, ...]] | None,
+) -> list[list[_Offer]]:
+    """For each layer the blocks that end with it; tells `reasons` what became of them."""
+    layers, users = lowered.layers, _users(lowered)
+    known: dict[BlockSpec, list[tuple[BlockConfig, float, int]] | str] = {}
+    found: list[list[_Offer]] = []
     for end in range(1, len(layers) + 1):
-        least, fusion = best[end - 1] + singles[end - 1], None
+        found.append([])
         for begin in range(end - 2, max(-1, end - 1 - MOST_LAYERS), -1):
             if not _may_join(layers[begin]):
                 break
@@ -126,15 +169,53 @@ def group_blocks(
             if isinstance(priced, str):
                 _tell(reasons[begin:end], priced)
                 continue
-            config, seconds = priced
-            total = seconds + fixed
-            _tell(reasons[begin:end], _compared(layers[begin:end], total, parts), total / parts)
-            counted = best[begin] + (EAGER_WEIGHT * total if eagerly else worth(total, block, machine))
-            if counted < least:
-                least, fusion = counted, Fusion(group, config, total, parts)
+            fixed = step_seconds(machine)
+            ways = tuple((config, seconds + fixed, size) for config, seconds, size in priced)
+            _tell(reasons[begin:end], _compared(layers[begin:end], ways[0][1], parts), ways[0][1] / parts)
+            found[-1].append(_Offer(begin, group, parts, ways))
+    return found
+
+
+def _cut(
+    singles: Sequence[float],
+    offers: Sequence[Sequence[_Offer]],
+    counted: Callable[[BlockSpec, float], float],
+    most_bytes: float = math.inf,
+) -> list[Fusion | None]:
+    """For each layer the block that ends with it in the cheapest cut of the layers before and with it.
+
+    Args:
+        counted: what a block counts of its time. most_bytes: of buffers that a block may have.
+    """
+    best = [0.0]  # of the layers before i
+    taken: list[Fusion | None] = []
+    for single, offered in zip(singles, offers, strict=True):
+        least, fusion = best[-1] + single, None
+        for offer in offered:
+            way = next((way for way in offer.ways if way[2] <= most_bytes), None)
+            if way is None:
+                continue
+            config, seconds, _ = way
+            total = best[offer.begin] + counted(offer.block, seconds)
+            if total < least:
+                least, fusion = total, Fusion(offer.group, config, seconds, offer.parts_seconds)
         best.append(least)
         taken.append(fusion)
-    return _rewritten(lowered, taken, reasons)
+    return taken
+
+
+def _memory_seconds(lowered: Lowered, fusions: Mapping[int, Fusion], machine: Machine) -> float:
+    """What the memory of a network is worth: the arena, as for `priced_batch` images, and all threads' buffers."""
+    tensors = lifetimes(lowered, DTYPE_BYTES["f32"])
+    buffers = 0
+    if fusions:
+        n = next(iter(fusions.values())).group.block.n
+        tensors = [replace(each, size_bytes=each.size_bytes * priced_batch(n) // max(n, 1)) for each in tensors]
+        buffers = max(
+            BLOCK_FUSION.buffer_bytes(fusion.group.block, fusion.config.buffer_rows) for fusion in fusions.values()
+        )
+    size_bytes = place(tensors)[1] + machine.cores * buffers
+    return MEMORY_WORTH * size_bytes / machine.bytes_per_s("l3", machine.cores)
 
 
 @dataclass
@@ -159,9 +240,9 @@ def _compared(layers: Sequence[Layer], seconds: float, parts: float) -> str:
     )
 
 
-def worth(seconds: float, block: BlockSpec, machine: Machine) -> float:
-    """What the time of a block counts beside that of its layers."""
-    return seconds * LEAST_GAIN - MEMORY_WORTH * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
+def worth(block: BlockSpec, seconds: float, machine: Machine, each: float) -> float:
+    """What the time of a block counts beside that of its layers; `each`: see `TENSOR_WORTHS`."""
+    return seconds * LEAST_GAIN - each * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
 
 
 def priced_batch(n: int) -> int:
@@ -178,12 +259,14 @@ def operator_price(layer: Layer, machine: Machine) -> float:
     return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems, machine)
 
 
-def _priced(block: BlockSpec, machine: Machine) -> tuple[BlockConfig, float] | str:
-    """The best config and its time, or the reason of a refusal."""
+def _priced(block: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, float, int]] | str:
+    """Every config with its time and the bytes of its buffers, or the reason of a refusal."""
     if refusal := BLOCK_FUSION.refuse(block, machine):
         return refusal.reason
-    config, cost = BLOCK_FUSION.priced(block, machine)[0]
-    return config, cost.seconds
+    return [
+        (config, cost.seconds, BLOCK_FUSION.buffer_bytes(block, config.buffer_rows))
+        for config, cost in BLOCK_FUSION.priced(block, machine)
+    ]
 
 
 def _rewritten(

@@ -18,7 +18,7 @@ from waterline.planner.choice import NOT_ALLOWED, Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
 from waterline.planner.lower import Layer, Lowered, lower
 from waterline.planner.measurements import Measurements
-from waterline.planner.memory import Lifetime, place
+from waterline.planner.memory import Lifetime, lifetimes, place
 from waterline.planner.plan import Buffer, Candidate, Plan, Step
 from waterline.spec import DTYPE_BYTES, ConvSpec
 
@@ -100,7 +100,7 @@ class _Planning:
             self.lowered, self.fusions = group_blocks(
                 self.lowered, self.machine, self._layer_seconds, eagerly=eagerly, only=options.blocks
             )
-        self.tensors = _lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
+        self.tensors = lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
         if options.workspace_bytes is not None:
             self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
 
@@ -214,19 +214,6 @@ def workspace_bytes(step: Step, machine: Machine) -> dict[str, int]:
     if step.spec is None:
         return {}
     return dict(by_name(step.algorithm).implement(step.spec, step.config, views_of(step), machine).workspaces)
-
-
-def _lifetimes(lowered: Lowered, elem_bytes: int) -> list[Lifetime]:
-    """When each root of the arena is first written and last used."""
-    outside = lowered.inputs | lowered.outputs | lowered.constants
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for i, layer in enumerate(lowered.layers):
-        for storage in (*layer.inputs, *layer.outputs):
-            if storage.root not in outside:
-                first.setdefault(storage.root, i)
-                last[storage.root] = i
-    return [Lifetime(name, lowered.root_elems[name] * elem_bytes, first[name], last[name]) for name in first]
 
 
 def _buffer(lowered: Lowered, name: str, elems: int, offsets: dict[str, int]) -> Buffer:

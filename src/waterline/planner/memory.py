@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from waterline.planner.lower import Lowered
+
 ALIGNMENT_BYTES = 64
 
 
@@ -16,6 +18,19 @@ class Lifetime:
     size_bytes: int
     first: int
     last: int
+
+
+def lifetimes(lowered: Lowered, elem_bytes: int) -> list[Lifetime]:
+    """When each root of the arena is first written and last used."""
+    outside = lowered.inputs | lowered.outputs | lowered.constants
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for i, layer in enumerate(lowered.layers):
+        for storage in (*layer.inputs, *layer.outputs):
+            if storage.root not in outside:
+                first.setdefault(storage.root, i)
+                last[storage.root] = i
+    return [Lifetime(name, lowered.root_elems[name] * elem_bytes, first[name], last[name]) for name in first]
 
 
 def place(lifetimes: Sequence[Lifetime]) -> tuple[dict[str, int], int]:

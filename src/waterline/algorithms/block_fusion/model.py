@@ -49,9 +49,6 @@ FAR_NOT_HIDDEN = 0.05
 LEAST_PIXELS = 24
 # A window over a layer holds this many times the rows that a strip adds: with more it moves them the more seldom.
 WINDOW_STRIPS = (1, 2, 3)
-# What a byte of all threads' buffers is worth, in the time that it takes from the last level: so for one image smaller
-# buffers are taken at a few per cent of a block's time (MobileNetV2: 237 KB a thread instead of 560, at equal speed).
-BUFFER_WORTH = 1.0
 BANDS_PER_CORE = 2  # parts of an image for each core that wants one, where few rows are computed again
 UNEQUAL_CORES = 0.05  # of an item: what the last core is behind the others
 MOST_AGAIN = 0.06  # of the work: for more bands than cores, rows that are computed again
@@ -90,7 +87,7 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
         return [config for config, _ in self.priced(spec, machine)]
 
     def priced(self, spec: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, Cost]]:
-        """`configs` with what each costs, the best first: the least time, memory counted."""
+        """`configs` with what each costs."""
         found: list[tuple[BlockConfig, Cost]] = []
         flow = flow_of(spec)
         for strip_rows in strip_heights(spec):
@@ -108,13 +105,7 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
                 found.append((config, self.cost(spec, config, machine)))
                 if not any(again):
                     break
-
-        def rank(each: tuple[BlockConfig, Cost]) -> float:
-            config, cost = each
-            buffers = machine.cores * self.buffer_bytes(spec, config.buffer_rows)
-            return cost.seconds + BUFFER_WORTH * buffers / machine.bytes_per_s("l3", machine.cores)
-
-        return sorted(found, key=rank)
+        return sorted(found, key=lambda each: each[1].seconds)
 
     def buffer_bytes(self, spec: BlockSpec, buffer_rows: Sequence[int]) -> int:
         """Of a thread's memory, for what stays inside."""
