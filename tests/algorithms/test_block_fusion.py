@@ -11,11 +11,23 @@ from dataclasses import replace
 
 import pytest
 
-from algorithms.block_networks import NETWORKS, inverted_residual, readers, separable, stem
+from algorithms.block_networks import (
+    NETWORKS,
+    dilated,
+    inner_residual,
+    inverted_down,
+    inverted_residual,
+    readers,
+    separable,
+    skipping,
+    stem,
+)
 from algorithms.blocks import block_steps, check, fused_plan
 from algorithms.layers import LOCAL, machine_of, machines
 from waterline.algorithms.block_fusion import BLOCK_FUSION
-from waterline.algorithms.block_fusion.model import BUFFER_SHARE, WINDOW_STRIPS
+from waterline.algorithms.block_fusion.flow import least_rows
+from waterline.algorithms.block_fusion.layers import rings
+from waterline.algorithms.block_fusion.model import BUFFER_SHARE, WINDOW_STRIPS, flow_of
 from waterline.algorithms.block_fusion.pricing import BlockConfig
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.graph.ops import AdaptivePool, Concat, Conv, Pool
@@ -41,6 +53,42 @@ def test_every_kind_of_block(name: str, forked):
 def test_every_kind_of_vector(isa: str, name: str, forked):
     make, layers = NETWORKS[name]
     check(make(1, 7, 5), machine_of(isa), forked, [2], layers=layers, bands=[1, 2])
+
+
+# ---- rings and windows ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("inverted_residual", (True, False)),  # depthwise reads the expansion, a product reads the depthwise
+        ("inverted_grouped", (True, False)),
+        ("conv_first", (False, False)),  # its filter reads what enters the block
+        ("stem", (False,)),  # pooling needs its rows one after the other
+        ("basic", (False,)),  # so does the indirection buffer
+    ],
+)
+def test_what_lies_in_rings(name: str, expected: tuple[bool, ...]):
+    (step,) = block_steps(fused_plan(NETWORKS[name][0](1, 12, 10), MACHINE, 2))
+    assert rings(step.spec, step.config.layers) == expected
+    flow = flow_of(step.spec)
+    for is_ring, held, least in zip(expected, step.config.buffer_rows, least_rows(flow, 2), strict=True):
+        assert held == least if is_ring else held >= least
+
+
+RINGED = {
+    "3x3/2": inverted_down(1, 14, 5, size=3),
+    "5x5/2": inverted_down(1, 14, 5, size=5),
+    "3x3": inverted_residual(1, 14, 5, size=3),
+    "5x5": inverted_residual(1, 14, 5, size=5),
+    "dilated": dilated(1, 14, 5),
+    "skipping": skipping(1, 14, 5),
+    "inner residual": inner_residual(1, 14, 5),
+}
+
+
+@pytest.mark.parametrize("name", RINGED)
+def test_rings_wherever_they_begin_again(name: str, forked):
+    """Strips of every height, so that rings of every length wrap at every filter row."""
+    check(RINGED[name], LOCAL, forked, range(1, 6), bands=[1, 3])
 
 
 # ---- strips, bands, images, channels --------------------------------------------------------------------------------

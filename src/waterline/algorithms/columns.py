@@ -7,7 +7,7 @@ filter columns outside it when the tile is emitted: no padded copy, no row of ze
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llvmlite import ir
 
@@ -82,8 +82,9 @@ class ColumnKernel(Kernel):
         rows, columns: geometry of the two axes.
         width: outputs of a tile.
         blocks: blocks of channels; block b begins at output channel `channel_of(b)`.
-        x_row_elems, x_pixel_elems, y_row_elems, ...: strides.
-        vectors: vectors of output channels in a block. channels: valid ones where a block is not full, else 0.
+        x_strides, y_strides, residual_strides: of rows and of pixels.
+        vectors: vectors of output channels in a block.
+        x_ring_rows: of a ring that holds the input's rows, row i at i mod x_ring_rows; 0: they lie one after the other.
     """
 
     rows: Window
@@ -95,6 +96,7 @@ class ColumnKernel(Kernel):
     y_strides: tuple[int, int]
     residual_strides: tuple[int, int]
     epilogue: Epilogue
+    x_ring_rows: int = field(default=0, kw_only=True)
 
     # ---- what subclasses say ------------------------------------------------------------------------------------
     def blocks(self, lanes: int) -> int:
@@ -139,7 +141,8 @@ class ColumnKernel(Kernel):
             top = e.sub(e.mul(p, window.stride), window.before)
             first = self._up(e, e.sub(0, top))
             last = e.minimum(self._up(e, e.sub(window.size, top)), window.taps)
-            x_row = e.at(x, e.add(e.mul(image, x_image), e.mul(top, self.x_strides[0] * ELEM_BYTES)))
+            place, wrap = self._in_ring(e, top, first) if self.x_ring_rows else (top, None)
+            x_row = e.at(x, e.add(e.mul(image, x_image), e.mul(place, self.x_strides[0] * ELEM_BYTES)))
             y_row = e.at(y, e.add(e.mul(image, y_image), e.mul(p, self.y_strides[0] * ELEM_BYTES)))
             residual_row = residual
             if self.epilogue.residual:
@@ -174,6 +177,7 @@ class ColumnKernel(Kernel):
                                 else residual_block,
                                 first,
                                 last,
+                                *([] if wrap is None else [wrap]),
                             ],
                         )
 
@@ -182,20 +186,31 @@ class ColumnKernel(Kernel):
         distance = e.maximum(distance, 0)
         return e.div(e.add(distance, self.rows.dilation - 1), self.rows.dilation)
 
+    def _in_ring(self, e: Emitter, top: Value, first: Value) -> tuple[Value, Value]:
+        """Where filter row 0 would lie so that filter row `first` lies in its place, and how many input rows further
+        the ring begins again."""
+        reached = e.mul(first, self.rows.dilation)
+        place = e.sub(e.builder.urem(e.add(top, reached), e.index(self.x_ring_rows)), reached)
+        return place, e.sub(self.x_ring_rows, place)
+
     def _tile_function(self, entry: Emitter, tile: ColumnTile, number: int) -> ir.Function:
         e = Emitter(
             entry.module,
             entry.machine,
             f"{entry.function.name}_tile{number}",
-            [PTR, PTR, PTR, PTR, PTR, I64, I64],
+            [PTR, PTR, PTR, PTR, PTR, I64, I64] + [I64] * (self.x_ring_rows > 0),
             internal=True,
             noinline=True,
         )
-        x, weights, bias, y, residual, first, last = e.arguments
+        x, weights, bias, y, residual, first, last, *wrap = e.arguments
         counts, chains = self.counts(e.lanes), self.chains(e.lanes)
         zeros = [e.splat(0.0)] * (self.vectors * tile.width * chains)
         with e.carried_loop(first, last, 1, zeros, name="row") as loop:
-            at = e.mul(loop.index, self.rows.dilation * self.x_strides[0] * ELEM_BYTES)
+            reached = e.mul(loop.index, self.rows.dilation)
+            if wrap:
+                is_behind = e.builder.icmp_signed(">=", reached, wrap[0])
+                reached = e.builder.select(is_behind, e.sub(reached, self.x_ring_rows), reached)
+            at = e.mul(reached, self.x_strides[0] * ELEM_BYTES)
             loop.carry(self.sum_row(e, e.at(x, at), weights, loop.index, tile, loop.values))
         places = [
             Place(j * self.y_strides[1] * ELEM_BYTES, j * self.residual_strides[1] * ELEM_BYTES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from llvmlite import ir
 
 from waterline.algorithms.block_fusion.flow import Flow
-from waterline.algorithms.columns import Window
+from waterline.algorithms.columns import ColumnKernel, Window
 from waterline.codegen.cpu import gemm
 from waterline.codegen.cpu.clock import PhaseClock
 from waterline.codegen.cpu.emitter import I64, PTR, Emitter, Value, i64
@@ -33,11 +35,13 @@ class Tensor:
         buffer_bytes: where its buffer begins in the thread's scratch memory; -1: it is not the block's own, and
             argument words give its address and the distance of images.
         buffer_rows: that its buffer holds.
+        is_ring: row i lies at i mod buffer_rows; else the buffer holds a window, whose rows move.
     """
 
     row_bytes: int
     buffer_bytes: int = -1
     buffer_rows: int = 0
+    is_ring: bool = False
 
     @property
     def is_inner(self) -> bool:
@@ -168,7 +172,8 @@ class _Block:
         done = list(done)
         for i in range(count):
             if i < count - 1:
-                origins[i] = self._slide(kernel.inputs + i, origins[i], kept[i], done[i], rows[i][1])
+                if not kernel.tensors[kernel.inputs + i].is_ring:
+                    origins[i] = self._slide(kernel.inputs + i, origins[i], kept[i], done[i], rows[i][1])
                 done[i] = rows[i][1]
             self._call(i, image, *rows[i], origins)
             self.clock.lap(i)
@@ -216,10 +221,15 @@ class _Block:
         return phi
 
     # ---- calls --------------------------------------------------------------------------------------------------
-    def _address(self, number: int, image: Value, row: Value | int, origins: list[Value]) -> Value:
-        """Of a row of a tensor, as an i64; row 0 may lie before the buffer."""
+    def _address(self, number: int, image: Value, row: Value | int, origins: list[Value], at: Value | None) -> Value:
+        """Of a row of a tensor, as an i64; row 0 may lie before the buffer. In a ring, as seen from row `at`; None:
+        where the ring begins."""
         e = self.e
         tensor = self.kernel.tensors[number]
+        if tensor.is_ring:
+            turn = i64(0) if at is None else e.sub(at, e.mod(at, tensor.buffer_rows))
+            row = e.sub(row, turn)
+            return e.add(self.buffers[number], e.mul(row, tensor.row_bytes))
         if tensor.is_inner:
             row = e.sub(row, origins[number - self.kernel.inputs])
             return e.add(self.buffers[number], e.mul(row, tensor.row_bytes))
@@ -227,32 +237,55 @@ class _Block:
         return e.add(e.add(address, e.mul(image, image_bytes)), e.mul(e.index(row), tensor.row_bytes))
 
     def _call(self, number: int, image: Value, first: Value, end: Value, origins: list[Value]) -> None:
+        """Computes rows [first, end): as many at once as lie one after the other in all rings but the one that the
+        kernel itself goes round."""
         e, stage, frame = self.e, self.kernel.stages[number], self.frames[number]
         scratch = e.at(self.scratch, self.kernel.stage_scratch_bytes)
+        goes_round = isinstance(stage.kernel, ColumnKernel) and stage.kernel.x_ring_rows > 0
 
         def set_word(word: int, value: Value) -> None:
             e.store(value, frame, word * WORD_BYTES, WORD_BYTES)
 
-        def place(row: Value | int, words: tuple[tuple[int, int], ...]) -> None:
+        def place(row: Value | int, words: tuple[tuple[int, int], ...], at: Value) -> None:
             for word, tensor in words:
-                set_word(word, self._address(tensor, image, row, origins))
+                seen_from = None if goes_round and word == 0 else at
+                set_word(word, self._address(tensor, image, row, origins, seen_from))
 
         def call(begin: Value | int, stop: Value) -> None:
             e.builder.call(self.functions[number], [frame, e.index(begin), stop, scratch])
 
-        if stage.how == ROWS:
-            place(0, stage.tensors)
-            call(e.mul(first, stage.items), e.mul(end, stage.items))
-        elif stage.how == PIXELS:
-            place(first, stage.tensors)
-            set_word(gemm.ROWS, e.mul(e.sub(end, first), stage.row_pixels))
-            with e.when(e.builder.icmp_signed("<", first, end)):
-                call(0, i64(stage.items))
-        else:
+        if stage.how == TABLES:
             reading = tuple(pair for pair in stage.tensors if pair[0] == gemm.X)
             writing = tuple(pair for pair in stage.tensors if pair[0] != gemm.X)
-            place(0, reading)
+            place(0, reading, first)
             with e.loop(first, end, name="row") as row:
-                place(row, writing)
+                place(row, writing, row)
                 set_word(gemm.TABLE, e.add(self.tables[number], e.mul(row, stage.table_row_bytes)))
                 call(0, i64(stage.items))
+            return
+        tensors = [self.kernel.tensors[tensor] for word, tensor in stage.tensors if not (goes_round and word == 0)]
+        with self._runs(first, end, {tensor.buffer_rows for tensor in tensors if tensor.is_ring}) as (begin, stop):
+            if stage.how == ROWS:
+                place(0, stage.tensors, begin)
+                call(e.mul(begin, stage.items), e.mul(stop, stage.items))
+            else:
+                place(begin, stage.tensors, begin)
+                set_word(gemm.ROWS, e.mul(e.sub(stop, begin), stage.row_pixels))
+                call(0, i64(stage.items))
+
+    @contextmanager
+    def _runs(self, first: Value, end: Value, rings: Collection[int]) -> Iterator[tuple[Value, Value]]:
+        """The rows [first, end) cut where rings of so many rows begin again."""
+        e, b = self.e, self.e.builder
+        before, body, after = b.block, b.append_basic_block("run.body"), b.append_basic_block("run.after")
+        b.cbranch(b.icmp_signed("<", first, end), body, after)
+        b.position_at_end(body)
+        begin = b.phi(I64, "run")
+        begin.add_incoming(first, before)
+        stop = end
+        for rows in sorted(rings):
+            stop = e.minimum(stop, e.add(e.sub(begin, e.mod(begin, rows)), rows))
+        yield begin, stop
+        begin.add_incoming(stop, b.block)
+        b.cbranch(b.icmp_signed("<", stop, end), body, after)
+        b.position_at_end(after)

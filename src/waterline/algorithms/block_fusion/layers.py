@@ -30,7 +30,7 @@ from waterline.algorithms.row_layer import windows
 from waterline.codegen.cpu import gemm
 from waterline.codegen.cpu.gemm import GemmKernel, any_tails, row_tails
 from waterline.codegen.cpu.kernel import Arg, Call, Input, Number, Output, Packed
-from waterline.graph.block import BlockLayer
+from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.graph.ops import Binary, LayerNorm, Pool, PRelu, Unary
 from waterline.machine import Machine
 from waterline.spec import ConvSpec, TensorView
@@ -66,6 +66,38 @@ def row_window(layer: BlockLayer, input_rows: int) -> Window:
         op = layer.op
         return Window(op.kernel[0], op.stride[0], op.dilation[0], op.pad[0], input_rows, rows)
     return Window(1, 1, 1, 0, rows, rows)
+
+
+def has_table(layer: BlockLayer, config: Any) -> bool:
+    """Whether a convolution goes through the indirection buffer, row by row."""
+    spec = layer.spec
+    return isinstance(config, GemmConfig) and spec is not None and not (spec.is_pointwise and spec.groups == 1)
+
+
+def rings(block: BlockSpec, configs: Sequence[Any]) -> tuple[bool, ...]:
+    """For each inner layer whether its rows lie in a ring: a depthwise or grouped convolution reads several of them,
+    and all that read it can do without their lying one after the other."""
+    first = len(block.inputs)
+    found = []
+    for number in range(len(block.layers) - 1):
+        reads = [
+            (layer, config, layer.inputs[0] == first + number)
+            for layer, config in zip(block.layers, configs, strict=True)
+            if first + number in layer.inputs
+        ]
+        windowed = [(layer, config) for layer, config, is_x in reads if is_x and not _is_local(layer)]
+        found.append(
+            bool(windowed)
+            and not any(is_x and has_table(layer, config) for layer, config, is_x in reads)
+            and all(layer.spec is not None for layer, _ in windowed)
+        )
+    return tuple(found)
+
+
+def _is_local(layer: BlockLayer) -> bool:
+    """Whether a row of the result needs the same row of its inputs and no other."""
+    window = row_window(layer, layer.output[2])
+    return (window.taps, window.stride, window.before) == (1, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -188,4 +220,14 @@ def stage_name(number: int, name: str) -> str:
     return f"{number}.{name}"
 
 
-__all__ = ["StagePlan", "algorithm_of", "named", "refuse_layer", "row_window", "stage_name", "stage_plan"]
+__all__ = [
+    "StagePlan",
+    "algorithm_of",
+    "has_table",
+    "named",
+    "refuse_layer",
+    "rings",
+    "row_window",
+    "stage_name",
+    "stage_plan",
+]

@@ -13,23 +13,25 @@ computed again. Numerics: those of the layers' own algorithms, to the bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from waterline.algorithms.base import Algorithm, Cost, Implementation, Phase, Refusal
-from waterline.algorithms.block_fusion.cpu import BANDS, BlockKernel, Tensor
+from waterline.algorithms.block_fusion.cpu import BANDS, BlockKernel, Stage, Tensor
 from waterline.algorithms.block_fusion.flow import Flow, least_rows, overlaps
 from waterline.algorithms.block_fusion.layers import (
     StagePlan,
     named,
     refuse_layer,
+    rings,
     row_window,
     stage_name,
     stage_plan,
 )
 from waterline.algorithms.block_fusion.pricing import BlockConfig, BlockWork, layer_configs, moving_seconds
 from waterline.algorithms.blocking import clock_hz, overlapped, weight_seconds
+from waterline.algorithms.columns import ColumnKernel
 from waterline.codegen.cpu.kernel import Arg, Call, Clock, Input, Number, Output
 from waterline.graph.block import BlockLayer, BlockSpec
 from waterline.machine import Machine
@@ -94,16 +96,17 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
             least = least_rows(flow, strip_rows)
             again = overlaps(flow, strip_rows) or (0,) * len(least)
             layers = layer_configs(spec, flow, strip_rows, machine)
+            in_rings = rings(spec, layers)
             for held in WINDOW_STRIPS:
                 buffers = tuple(
-                    min(layer.output[2], held * (rows - kept) + kept if kept else rows)
-                    for layer, rows, kept in zip(spec.layers, least, again, strict=False)
+                    rows if is_ring or not kept else min(layer.output[2], held * (rows - kept) + kept)
+                    for layer, rows, kept, is_ring in zip(spec.layers, least, again, in_rings, strict=False)
                 )
                 if self.buffer_bytes(spec, buffers) > BUFFER_SHARE * machine.l2_bytes:
                     continue
                 config = BlockConfig(strip_rows, buffers, layers)
                 found.append((config, self.cost(spec, config, machine)))
-                if not any(again):
+                if not any(kept and not is_ring for kept, is_ring in zip(again, in_rings, strict=True)):
                     break
         return sorted(found, key=lambda each: each[1].seconds)
 
@@ -148,8 +151,9 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
         for number, view in enumerate(views.inputs):
             args += [Input(number), Number(_image_bytes(view))]
         offset = 0
-        for layer, rows in zip(spec.layers, config.buffer_rows, strict=False):
-            tensors.append(Tensor(_row_bytes(layer), offset, rows))
+        in_rings = rings(spec, config.layers)
+        for layer, rows, is_ring in zip(spec.layers, config.buffer_rows, in_rings, strict=False):
+            tensors.append(Tensor(_row_bytes(layer), offset, rows, is_ring))
             offset += self.buffer_bytes(BlockSpec(spec.inputs, (layer,)), (rows,))
         tensors.append(Tensor(views.output.strides[2] * ELEM_BYTES))
         args += [Output(), Number(views.output.strides[0] * ELEM_BYTES)]
@@ -158,7 +162,7 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
         bands = self._bands(spec, config, machine)
         args[BANDS] = Number(bands)
         kernel = BlockKernel(
-            stages=tuple(plan.stage for plan in plans),
+            stages=tuple(_in_ring(plan.stage, tensors) for plan in plans),
             windows=flow.windows,
             readers=flow.readers,
             tensors=tuple(tensors),
@@ -202,6 +206,15 @@ class BlockFusion(Algorithm[BlockSpec, BlockViews]):
             if bands == 1 or bands * again <= MOST_AGAIN:
                 return bands
         return bands
+
+
+def _in_ring(stage: Stage, tensors: Sequence[Tensor]) -> Stage:
+    """A stage whose kernel finds its input's rows where they are."""
+    kernel = stage.kernel
+    source = next((tensors[number] for word, number in stage.tensors if word == 0), None)
+    if source is None or not source.is_ring or not isinstance(kernel, ColumnKernel):
+        return stage
+    return replace(stage, kernel=replace(kernel, x_ring_rows=source.buffer_rows))
 
 
 def _uneven(items: int, machine: Machine) -> float:

@@ -16,7 +16,7 @@ from waterline.codegen.cpu.emitter import I64, PTR, Emitter, Value
 from waterline.machine import Machine
 
 # Part of every kernel's key: to be raised when a change of the emitters changes what they emit.
-EMISSION_VERSION = 16
+EMISSION_VERSION = 17
 
 
 @dataclass(frozen=True)
