@@ -104,8 +104,7 @@ def _summaries(records: Sequence[Record]) -> list[list[str]]:
             for block in blocks_of(record) if record["variant"] == variant else ():
                 if block["planner"] in planner:
                     key = (record["model"], record["batch"], record["threads"], block["shape"])
-                    at_peak = _number(block, "unfused_ns") * 1e-9 * record["peak_flops_per_s"] / _number(block, "flops")
-                    found.setdefault(key, []).append((_number(block, "ratio"), at_peak))
+                    found.setdefault(key, []).append((_number(block, "ratio"), _at_peak(block, record)))
         return list(found.values())
 
     groups = {
@@ -116,13 +115,21 @@ def _summaries(records: Sequence[Record]) -> list[list[str]]:
     lines = []
     for name, found in groups.items():
         ratios = [ratio for alike in found for ratio, _ in alike]
-        cells = [""] * 4
+        at_peak = [each for alike in found for _, each in alike if each]
+        cells = [""] * 3
         if ratios:
             least_kind = min(geometric_mean([ratio for ratio, _ in alike]) for alike in found)
-            at_peak = geometric_mean([each for alike in found for _, each in alike])
-            cells = [_figure(value) for value in (geometric_mean(ratios), min(ratios), least_kind, at_peak)]
-        lines.append([name, str(len(ratios)), *cells[:2], str(len(found)), *cells[2:]])
+            cells = [_figure(value) for value in (geometric_mean(ratios), min(ratios), least_kind)]
+        bound = _figure(geometric_mean(at_peak)) if at_peak else ""
+        lines.append([name, str(len(ratios)), *cells[:2], str(len(found)), cells[2], bound])
     return lines
+
+
+def _at_peak(block: Block, record: Record) -> float:
+    """The ratio if the block ran at the peak; 0 where a record of before does not have its operations."""
+    if "flops" not in block:
+        return 0.0
+    return _number(block, "unfused_ns") * 1e-9 * float(record["peak_flops_per_s"]) / _number(block, "flops")
 
 
 def _workspace(records: Sequence[Record]) -> Table:
