@@ -1,0 +1,35 @@
+"""What Triton makes of the kernels for sm_80 and sm_90, with no GPU present: matrix instructions, no spills, and shared
+memory within the limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("gpu_ahead.py")
+LAYERS = {
+    "direct_gemm": ("n64_c256_h56_w56_k64_r1_s1_st1_pd0_dl1_g1", "n1_c512_h7_w7_k2048_r1_s1_st1_pd0_dl1_g1"),
+}
+MATRIX_INSTRUCTION = {80: "mma", 90: "wgmma"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16", "tf32", "f32"])
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", LAYERS)
+def test_kernels_compile_well(name: str, capability: int, precision: str):
+    command = [sys.executable, str(SCRIPT), name, precision, str(capability), *LAYERS[name]]
+    env = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found
+    for made in found:
+        assert made["spilled_bytes"] == 0, made
+        assert made["shared_bytes"] <= made["shared_limit"], made
+        if precision != "f32":
+            assert MATRIX_INSTRUCTION[capability] in made["matrix_instructions"], made
