@@ -70,7 +70,7 @@ class GpuBlock:
         return self.pixels * (held(k, self.outputs) + self.chunk) // (WARP_THREADS * self.warps)
 
 
-# On the matrix unit; the ones that read weights least come first. Warps share the pixels, 16 at a time, and no channels.
+# On the matrix unit; those that read weights least come first. Warps share the pixels, 16 at a time, and no channels.
 MATRIX_TILES = (
     GpuBlock(256, 0, 64, 128, 256, 8, 3),
     GpuBlock(256, 0, 64, 128, 256, 8, 2),
