@@ -21,6 +21,7 @@ LAYERS = {
         "n32_c96_h56_w56_k96_r7_s7_st1_pd3_dl1_g96,norm,n32_c96_h56_w56_k384_r1_s1_st1_pd0_dl1_g1,"
         "n32_c384_h56_w56_k96_r1_s1_st1_pd0_dl1_g1",
     ),
+    "grouped": ("n64_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g8", "n32_c256_h28_w28_k256_r3_s3_st2_pd1_dl1_g8"),
 }
 MATRIX_INSTRUCTION = {80: "mma", 90: "wgmma"}
 
