@@ -22,7 +22,9 @@ LAYERS = {
         "n32_c384_h56_w56_k96_r1_s1_st1_pd0_dl1_g1",
     ),
     "grouped": ("n64_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g8", "n32_c256_h28_w28_k256_r3_s3_st2_pd1_dl1_g8"),
+    "depthwise": ("n64_c96_h56_w56_k96_r7_s7_st1_pd3_dl1_g96", "n1_c960_h14_w14_k960_r3_s3_st2_pd1_dl1_g960"),
 }
+WITHOUT_PRODUCTS = {"depthwise"}  # of matrices
 MATRIX_INSTRUCTION = {80: "mma", 90: "wgmma"}
 
 
@@ -39,5 +41,5 @@ def test_kernels_compile_well(name: str, capability: int, precision: str):
     for made in found:
         assert made["spilled_bytes"] == 0, made
         assert made["shared_bytes"] <= made["shared_limit"], made
-        if precision != "f32":
+        if precision != "f32" and name not in WITHOUT_PRODUCTS:
             assert MATRIX_INSTRUCTION[capability] in made["matrix_instructions"], made

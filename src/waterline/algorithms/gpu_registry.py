@@ -9,7 +9,13 @@ from waterline.algorithms.gpu import GpuAlgorithm
 from waterline.algorithms.grouped.gpu import GROUPED_GPU
 from waterline.algorithms.winograd.gpu import WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU
 
-GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (DIRECT_GEMM_GPU, WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU, GROUPED_GPU, DEPTHWISE_GPU)
+GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
+    DIRECT_GEMM_GPU,
+    WINOGRAD_F2X2_GPU,
+    WINOGRAD_F4X4_GPU,
+    GROUPED_GPU,
+    DEPTHWISE_GPU,
+)
 # Those of several layers, for blocks.
 GPU_BLOCK_REGISTRY: tuple[GpuBlockFusion, ...] = (BLOCK_FUSION_GPU,)
 
