@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_windows_that_see_padding_only(algorithm: GpuWinograd):
 @BOTH
 @pytest.mark.parametrize("precision", ["f16", "f32", "tf32"])
 def test_precisions(algorithm: GpuWinograd, precision: str):
-    check_layer(algorithm, layer(2, 40, 5, 5, 24, epilogue=Epilogue(bias=True)), SMALL, precision)
+    check_layer(algorithm, layer(2, 24, 5, 5, 20, epilogue=Epilogue(bias=True)), SMALL, precision)
 
 
 @BOTH
@@ -104,10 +106,11 @@ def test_epilogues(algorithm: GpuWinograd, epilogue: Epilogue):
 
 
 @BOTH
-def test_blocks_take_several_tiles(algorithm: GpuWinograd):
-    """More items than blocks that run at once, in groups of rows that are not full."""
-    few = H200.__class__(**{**H200.__dict__, "multiprocessors": 3})
-    check_layer(algorithm, layer(1, 16, 4, 68 * algorithm.m // 2, 40), gpu=few)
+def test_blocks_take_several_tiles(algorithm: GpuWinograd, monkeypatch: pytest.MonkeyPatch):
+    """More items than blocks that run at once, in groups of rows of which the last is not full."""
+    monkeypatch.setattr(gpu, "GROUP_ROWS", 2)
+    few = replace(H200, multiprocessors=3)
+    check_layer(algorithm, layer(1, 16, algorithm.m, 33 * algorithm.m, 40), gpu=few)
 
 
 @BOTH

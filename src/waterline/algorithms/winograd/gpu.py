@@ -15,8 +15,8 @@ Layouts: channels of `data` and `filters` are padded with zeros to whole steps o
 products need no masks, and both operands lie along the channels, as the matrix unit wants them for tf32.
 
 Numerics: transforms in f32; `data` and `filters` in the layer's precision (tf32: rounded to it, to nearest), sums in
-f32. What that arithmetic makes of sums in chains of 8, as the largest error of an output before it is stored (the paper's
-table of accuracy); inputs and weights evenly spread over [-1, 1] and stored in the precision, truth in float64:
+f32. What that arithmetic makes of sums in chains of 8, as the largest error of an output before it is stored (the
+paper's table of accuracy); inputs and weights evenly spread over [-1, 1] and stored in the precision, truth in float64:
 
 | c, pixels | f32 direct, F(2x2), F(4x4) | tf32 F(2x2), F(4x4) | f16 F(2x2), F(4x4) | bf16 F(2x2), F(4x4) |
 |:--|:--|:--|:--|:--|
@@ -137,12 +137,15 @@ TILES = (
     (128, 256, 8, 3),
     (256, 128, 8, 3),
     (128, 128, 4, 3),
+    (128, 128, 8, 3),
     (128, 64, 4, 4),
     (64, 128, 4, 4),
     (64, 64, 4, 4),
     (64, 32, 4, 4),
     (32, 32, 4, 4),
 )
+# Without the matrix unit (f32) a thread keeps its operands in registers too: with more sums than these they spill.
+MOST_SCALAR_SUMS = 64
 GROUP_ROWS = 8
 STEP_CHANNELS = 8  # what a step of the products takes beside its own channels, in channels
 # Estimates: of the peak, by a full wave of large tiles; of memory's rate, by the transforms; the second-level cache's
@@ -215,7 +218,12 @@ class GpuWinograd(GpuAlgorithm):
         elem_bytes = PRECISION_BYTES[precision]
         depth = depth_of(spec.c, elem_bytes)
         tiles = [GpuTile(rows, columns, depth, warps, stages) for rows, columns, warps, stages in TILES]
-        fitting = [tile for tile in tiles if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
+        most = MOST_SCALAR_SUMS * WARP_THREADS if precision == "f32" else tiles[0].rows * tiles[0].columns
+        fitting = [
+            tile
+            for tile in tiles
+            if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes and tile.rows * tile.columns <= most * tile.warps
+        ]
         return sorted(fitting, key=lambda tile: self.cost(spec, tile, gpu, precision).seconds)
 
     def cost(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuCost:
