@@ -14,6 +14,11 @@ import pytest
 SCRIPT = Path(__file__).with_name("gpu_ahead.py")
 LAYERS = {
     "direct_gemm": ("n64_c256_h56_w56_k64_r1_s1_st1_pd0_dl1_g1", "n1_c512_h7_w7_k2048_r1_s1_st1_pd0_dl1_g1"),
+    "indirect": (
+        "n64_c256_h14_w14_k256_r3_s3_st1_pd1_dl1_g1",
+        "n1_c128_h28_w28_k128_r3_s3_st2_pd1_dl1_g1",
+        "n64_c3_h224_w224_k64_r7_s7_st2_pd3_dl1_g1",
+    ),
     "block_fusion": (
         "n32_c64_h56_w56_k384_r1_s1_st1_pd0_dl1_g1,n32_c384_h56_w56_k64_r1_s1_st1_pd0_dl1_g1",
         "n32_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g8,n32_c64_h56_w56_k384_r1_s1_st1_pd0_dl1_g1,"

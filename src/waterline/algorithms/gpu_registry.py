@@ -7,10 +7,12 @@ from waterline.algorithms.depthwise.gpu import DEPTHWISE_GPU
 from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU
 from waterline.algorithms.gpu import GpuAlgorithm
 from waterline.algorithms.grouped.gpu import GROUPED_GPU
+from waterline.algorithms.indirect.gpu import INDIRECT_GPU
 from waterline.algorithms.winograd.gpu import WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU
 
 GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
     DIRECT_GEMM_GPU,
+    INDIRECT_GPU,
     WINOGRAD_F2X2_GPU,
     WINOGRAD_F4X4_GPU,
     GROUPED_GPU,
