@@ -48,7 +48,7 @@ LAYERS = [
     "n3_c16_h4_w4_k16_r1_s1_st1_pd0_dl1_g2",
     "n1_c8_h4_w4_k16_r3_s3_st1_pd1_dl1_g2",
     "n1_c32_h4_w4_k8_r3_s3_st1_pd1_dl1_g2",
-    "n1_c64_h3_w3_k64_r3_s3_st1_pd1_dl1_g2",
+    "n1_c64_h3_w3_k64_r2_s1_st1_pd0_dl1_g2",
 ]
 
 

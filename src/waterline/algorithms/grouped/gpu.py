@@ -55,33 +55,35 @@ WIDEST_GROUP = 32  # channels; wider ones are worth a matrix product each
 LEAST_DOT = 16  # of any dimension of `tl.dot`
 MATRIX_ROWS = 64  # of an asynchronous matrix product: the other operand is read once for as many rows
 TILE_SIDES = (1, 2, 4)
-ROWS_AND_WARPS = ((64, 4), (128, 8), (128, 4), (64, 8))
+ROWS_AND_WARPS = ((64, 4), (128, 8), (64, 8))
 # Registers of a thread for the operand that is under way and for sums, of 255.
 OPERAND_REGISTERS = 64
 ROW_BYTES = 512  # of the operand: with 64 rows and 4 warps that many registers
 SUM_REGISTERS = 64
 # Products without the matrix unit are unrolled along their depth, so that both stay small.
-PLAIN_DEPTH = 32
+PLAIN_DEPTH = 64
 PLAIN_SUMS = 16
 MOST_ELEMS = 2**30  # of an image: offsets within it have 32 bits
-STREAMED_STAGES = 3  # loads under way where weights do not stay
-PROGRAM_REGISTERS = 128  # of a thread, for guessing how many programs run at once
+STREAMED_STAGES = 2  # loads under way where weights do not stay
+PROGRAM_REGISTERS = 168  # of a thread, for guessing how many programs run at once
 HELD_CHUNKS = 8  # of weights that stay in shared memory: what multiplies them is unrolled
 SECTOR_BYTES = 32  # that memory moves at least
 ON_CHIP_BYTES = 128  # that shared memory and the first-level cache of a multiprocessor move together, each cycle
+FILL = 4  # times as long takes a byte between the first-level cache and the second one
 MATRIX_EFFICIENCY = 0.6  # of the peak, of products that are this narrow
 CONFIGS = 6
 
 
 @triton.jit
-def places_of_tiles(tile, LAYOUT: tl.constexpr):
-    """Image, row and column of tiles of outputs by their number."""
+def places_of_tiles(start, tiles, LAYOUT: tl.constexpr):
+    """Image, row and column of the tiles of outputs from number `start` on, and which of them there are."""
+    tile = start + tl.arange(0, LAYOUT.config.rows)
     line = tile // LAYOUT.right.tiles
-    return line // LAYOUT.down.tiles, line % LAYOUT.down.tiles, tile % LAYOUT.right.tiles
+    return line // LAYOUT.down.tiles, line % LAYOUT.down.tiles, tile % LAYOUT.right.tiles, tile < tiles
 
 
 @triton.jit
-def load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT: tl.constexpr):
+def load_windows(x, start, tiles, chunk, block, LAYOUT: tl.constexpr):
     """Tiles x (pixel, channel): the chunk's pixels of the windows that the tiles read, channels of a block of groups.
 
     Zero outside the image, behind the window and behind the last channel.
@@ -89,6 +91,7 @@ def load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT: tl.conste
     C: tl.constexpr = LAYOUT.spec.c
     H: tl.constexpr = LAYOUT.spec.h
     W: tl.constexpr = LAYOUT.spec.w
+    image, row, column, is_tile = places_of_tiles(start, tiles, LAYOUT)
     depth = tl.arange(0, LAYOUT.depth)
     pixel, c = chunk * LAYOUT.config.pixels + depth // LAYOUT.block_c, depth % LAYOUT.block_c
     i, j = pixel // LAYOUT.right.count * LAYOUT.down.spacing, pixel % LAYOUT.right.count * LAYOUT.right.spacing
@@ -109,11 +112,12 @@ def load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT: tl.conste
 
 
 @triton.jit
-def places_of_outputs(image, row, column, is_tile, block, LAYOUT: tl.constexpr):
+def places_of_outputs(start, tiles, block, LAYOUT: tl.constexpr):
     """For tiles x columns: where outputs lie and which there are; for columns: their channels and which there are."""
     K: tl.constexpr = LAYOUT.spec.k
     P: tl.constexpr = LAYOUT.spec.p
     Q: tl.constexpr = LAYOUT.spec.q
+    image, row, column, is_tile = places_of_tiles(start, tiles, LAYOUT)
     at = tl.arange(0, LAYOUT.columns)
     output, k = at // LAYOUT.block_k, block * LAYOUT.block_k + at % LAYOUT.block_k
     i, j = output // LAYOUT.right.tile, output % LAYOUT.right.tile
@@ -130,30 +134,17 @@ def places_of_outputs(image, row, column, is_tile, block, LAYOUT: tl.constexpr):
 
 @triton.jit
 def grouped(
-    x,
-    weight,
-    bias,
-    residual,
-    y,
-    tiles,
-    LAYOUT: tl.constexpr,
-    IS_HELD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
-):
+    x, weight, bias, residual, y, tiles, LAYOUT: tl.constexpr, IS_HELD: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, BEFORE: tl.constexpr, BEFORE_A: tl.constexpr, BEFORE_B: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, AFTER: tl.constexpr, AFTER_A: tl.constexpr, AFTER_B: tl.constexpr,
+):  # fmt: skip
     """y[tile, column] = epilogue(sum over the window and its channels of x[tile, pixel, c] weight[pixel, c, column]).
 
     Neighbouring programs have neighbouring channels of the same pixels, which share lines of the second-level cache.
+    Where the weights stay, the next operand is on its way into registers while one is multiplied; those loads, unlike
+    asynchronous copies, leave pixels in the first-level cache for the taps of their neighbours.
     """
     CHUNKS: tl.constexpr = LAYOUT.chunks
-    ROWS: tl.constexpr = LAYOUT.config.rows
     chunk_elems: tl.constexpr = LAYOUT.depth * LAYOUT.columns
     block = tl.program_id(0) % LAYOUT.blocks
     packed = weight + block.to(tl.int64) * (CHUNKS * chunk_elems)
@@ -162,22 +153,26 @@ def grouped(
     if IS_HELD:
         for chunk in tl.static_range(CHUNKS):
             held = held + (tl.load(packed + chunk * chunk_elems),)  # noqa: RUF005 - Triton knows no (*a, b)
-    step = tl.num_programs(0) // LAYOUT.blocks * ROWS
-    for start in range(tl.program_id(0) // LAYOUT.blocks * ROWS, tiles, step):
-        tile = start + tl.arange(0, ROWS)
-        is_tile = tile < tiles
-        image, row, column = places_of_tiles(tile, LAYOUT)
-        sums = tl.zeros((ROWS, LAYOUT.columns), tl.float32)
+    first = tl.program_id(0) // LAYOUT.blocks * LAYOUT.config.rows
+    step = tl.num_programs(0) // LAYOUT.blocks * LAYOUT.config.rows
+    if IS_HELD:
+        a = load_windows(x, first, tiles, 0, block, LAYOUT)
+    for start in range(first, tiles, step):
+        sums = tl.zeros((LAYOUT.config.rows, LAYOUT.columns), tl.float32)
         if IS_HELD:
             for chunk in tl.static_range(CHUNKS):
-                a = load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT)
+                if chunk + 1 < CHUNKS:
+                    following = load_windows(x, start, tiles, chunk + 1, block, LAYOUT)
+                else:
+                    following = load_windows(x, start + step, tiles, 0, block, LAYOUT)
                 sums = tl.dot(a, held[chunk], sums, input_precision=PRECISION)
+                a = following
         else:
             for chunk in range(CHUNKS):
-                a = load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT)
+                a = load_windows(x, start, tiles, chunk, block, LAYOUT)
                 b = tl.load(packed + chunk * chunk_elems)
                 sums = tl.dot(a, b, sums, input_precision=PRECISION)
-        places, is_place, k, is_column = places_of_outputs(image, row, column, is_tile, block, LAYOUT)
+        places, is_place, k, is_column = places_of_outputs(start, tiles, block, LAYOUT)
         out = finish(
             sums, bias, residual, k, is_column, places, is_place, HAS_BIAS, BEFORE, BEFORE_A, BEFORE_B, HAS_RESIDUAL,
             AFTER, AFTER_A, AFTER_B,
@@ -329,8 +324,8 @@ class Layout:
         elem_bytes = PRECISION_BYTES[precision]
         rows, chunks = self.config.rows, self.chunks if is_held else 1
         moving = max(rows * self.depth * elem_bytes, rows * self.columns * 4)
-        stages = 1 if is_held else STREAMED_STAGES
-        return stages * moving + max(stages, chunks) * self.depth * self.columns * elem_bytes
+        stages = 1 + (self.chunks > 1) if is_held else STREAMED_STAGES
+        return stages * moving + (chunks if is_held else stages) * self.depth * self.columns * elem_bytes
 
     def fits(self, gpu: Gpu, precision: str, is_held: bool) -> bool:
         """Whether a product has the sizes that `tl.dot` takes, and its operands fit registers and shared memory."""
@@ -374,7 +369,8 @@ def layouts(spec: ConvSpec, most_depth: int, least_depth: int = LEAST_DOT) -> It
     for tile_h, tile_w, groups in product(*sides, counts):
         block_c = groups * spec.group_c
         window = Layout(spec, GpuWindows((tile_h, tile_w), groups, 1)).window
-        pixels = [1 << i for i in range(12) if least_depth <= block_c << i <= most_depth]
+        # Where a window takes several products, two operands are under way.
+        pixels = [1 << i for i in range(12) if least_depth <= block_c << i <= most_depth >> (1 << i < window)]
         if pixels:
             # Each product costs about as much beside its depth as one more pixel.
             best = min(pixels, key=lambda count: (-(-window // count) * (count + 1), -count))
@@ -408,12 +404,11 @@ class GpuGrouped(GpuAlgorithm):
 
     def configs(self, spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuWindows]:
         most_depth = PLAIN_DEPTH if precision == "f32" else ROW_BYTES // PRECISION_BYTES[precision]
-        found = []
-        for layout, (rows, warps) in product(layouts(spec, most_depth), ROWS_AND_WARPS):
-            config = replace(layout.config, rows=rows, warps=warps)
-            made = Layout(spec, config)
-            if made.fits(gpu, precision, made.is_held(gpu, precision)):
-                found.append(config)
+        found: list[GpuWindows] = []
+        for layout in layouts(spec, most_depth):
+            every = [Layout(spec, replace(layout.config, rows=rows, warps=warps)) for rows, warps in ROWS_AND_WARPS]
+            fitting = [each.config for each in every if each.fits(gpu, precision, each.is_held(gpu, precision))]
+            found += fitting[:2]  # wide results alone need more warps for few rows
         return sorted(found, key=lambda config: self.cost(spec, config, gpu, precision).seconds)[:CONFIGS]
 
     def cost(self, spec: ConvSpec, config: GpuWindows, gpu: Gpu, precision: str) -> GpuCost:
@@ -422,13 +417,15 @@ class GpuGrouped(GpuAlgorithm):
         depth, columns = layout.chunks * layout.depth, layout.columns
         flops = 2.0 * products * config.rows * depth * columns
         # The operand: fetched, written to shared memory and read there, beside the weights; sums change their layout.
-        fetched = max(1.0, SECTOR_BYTES / (layout.block_c * elem_bytes))
         weights = depth * columns * elem_bytes
-        product_bytes = config.rows * depth * elem_bytes * (fetched + 2) + config.rows * columns * 2 * 4
+        product_bytes = config.rows * depth * elem_bytes * 3 + config.rows * columns * 2 * 4
         product_bytes += weights * config.rows / MATRIX_ROWS
         held = layout.is_held(gpu, precision)
-        weight_loads = layout.programs(gpu, precision) * layout.blocks if held else products
+        weight_loads = min(products, gpu.multiprocessors) if held else products
         on_chip = products * product_bytes + 2 * weight_loads * weights
+        # Neighbouring pixels come from the first-level cache; what is less than a sector moves as one.
+        for elems, width in ((spec.c * spec.h * spec.w, layout.block_c), (spec.k * spec.p * spec.q, layout.block_k)):
+            on_chip += FILL * spec.n * elems * max(elem_bytes, SECTOR_BYTES / width)
         busy = products / (-(-products // gpu.multiprocessors) * gpu.multiprocessors)
         on_chip_rate = gpu.multiprocessors * gpu.clock_hz * ON_CHIP_BYTES
         moved = spec.least_bytes / spec.elem_bytes * elem_bytes

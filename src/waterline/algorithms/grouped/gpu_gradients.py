@@ -24,18 +24,19 @@ import triton.language as tl
 
 from waterline.algorithms.gpu import INPUT_PRECISION, GpuImplementation, Workspace, X
 from waterline.algorithms.grouped.gpu import (
+    FILL,
     GROUPED_GPU,
     LEAST_DOT,
     MATRIX_ROWS,
     ON_CHIP_BYTES,
     OPERAND_REGISTERS,
+    SECTOR_BYTES,
     SUM_REGISTERS,
     Layout,
     launch,
     layouts,
     load_windows,
     places_of_outputs,
-    places_of_tiles,
 )
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.errors import Refused
@@ -92,6 +93,13 @@ def grouped_pack_reversed(weight, packed, LAYOUT: tl.constexpr, ELEMS: tl.conste
 
 
 @triton.jit
+def load_outputs(dy, start, tiles, block, LAYOUT: tl.constexpr):
+    """Tiles x columns of dy, zero where there is no output."""
+    places, is_place, _, _ = places_of_outputs(start, tiles, block, LAYOUT)
+    return tl.load(dy + places, is_place, 0.0)
+
+
+@triton.jit
 def grouped_weight_sums(x, dy, sums, tiles, LAYOUT: tl.constexpr, PRECISION: tl.constexpr):
     """sums[split, block, chunk, (pixel, c), column] = sum over the split's tiles of x[tile, pixel, c] dy[tile, column].
 
@@ -103,14 +111,14 @@ def grouped_weight_sums(x, dy, sums, tiles, LAYOUT: tl.constexpr, PRECISION: tl.
     shares: tl.constexpr = LAYOUT.blocks * LAYOUT.chunks
     split, splits = tl.program_id(0) // shares, tl.num_programs(0) // shares
     total = tl.zeros((LAYOUT.depth, LAYOUT.columns), tl.float32)
+    a = load_windows(x, split * rows, tiles, chunk, block, LAYOUT)
+    b = load_outputs(dy, split * rows, tiles, block, LAYOUT)
     for start in range(split * rows, tiles, splits * rows):
-        tile = start + tl.arange(0, rows)
-        is_tile = tile < tiles
-        image, row, column = places_of_tiles(tile, LAYOUT)
-        a = load_windows(x, image, row, column, is_tile, chunk, block, LAYOUT)
-        places, is_place, _, _ = places_of_outputs(image, row, column, is_tile, block, LAYOUT)
-        b = tl.load(dy + places, is_place, 0.0)
+        # The next operands come while these are multiplied.
+        next_a = load_windows(x, start + splits * rows, tiles, chunk, block, LAYOUT)
+        next_b = load_outputs(dy, start + splits * rows, tiles, block, LAYOUT)
         total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
+        a, b = next_a, next_b
     share = (split.to(tl.int64) * LAYOUT.blocks + block) * LAYOUT.chunks + chunk
     at = tl.arange(0, LAYOUT.depth)[:, None] * LAYOUT.columns + tl.arange(0, LAYOUT.columns)[None, :]
     tl.store(sums + share * (LAYOUT.depth * LAYOUT.columns) + at, total)
@@ -244,8 +252,14 @@ def weight_gradient_layout(spec: ConvSpec, gpu: Gpu, precision: str) -> Layout |
                 continue
             products = max(1, -(-layout.tiles // rows)) * layout.blocks * layout.chunks
             flops = 2.0 * products * rows * layout.depth * layout.columns
-            # Both are fetched, written to shared memory and read there; sums are written and read again.
+            # Both are fetched, written to shared memory and read there; what is less than a sector moves as one.
             on_chip = 3.0 * products * operands
+            for elems, width in (
+                (spec.c * spec.h * spec.w, layout.block_c),
+                (spec.k * spec.p * spec.q, layout.block_k),
+            ):
+                on_chip += FILL * layout.chunks * spec.n * elems * max(elem_bytes, SECTOR_BYTES / width)
+            # Sums are written and read again.
             programs = min(products, PROGRAMS_PER_MULTIPROCESSOR * gpu.multiprocessors)
             moved = 2 * programs * layout.depth * layout.columns * 4 + spec.least_bytes / spec.elem_bytes * elem_bytes
             rate = gpu.multiprocessors * gpu.clock_hz * ON_CHIP_BYTES
