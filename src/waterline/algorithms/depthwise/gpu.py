@@ -59,6 +59,15 @@ def is_seen(row, rows, stride, dilation, taps):
 
 
 @triton.jit
+def widen(value):
+    """In f32. A bf16 number is the upper half of one: written as such, it costs one instruction instead of two."""
+    if value.dtype == tl.bfloat16:
+        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return value.to(tl.float32)
+
+
+@triton.jit
 def add_filter_column(
     sums,
     x,
@@ -97,7 +106,7 @@ def add_filter_column(
         is_weight = is_channel
         if R % TAPS != 0:
             is_weight = is_channel & (filter_row + tap < R)
-        weights = weights + (tl.load(weight_at + tap * (S * K), is_weight, 0.0).to(tl.float32),)
+        weights = weights + (widen(tl.load(weight_at + tap * (S * K), is_weight, 0.0)),)
     row += filter_row * DILATION_H
     column += s * DILATION_W
     is_place = is_channel
@@ -110,7 +119,7 @@ def add_filter_column(
             is_value = is_place
             if MASK_ROWS:
                 is_value = is_place & ((row + below >= 0) & (row + below < H))
-            value = tl.load(x_at + below * (W * C), is_value, 0.0).to(tl.float32)
+            value = widen(tl.load(x_at + below * (W * C), is_value, 0.0))
             added = ()
             for i in tl.static_range(ROWS):
                 if tap_of(below - i * STRIDE_H, DILATION_H, TAPS) >= 0:
@@ -235,7 +244,7 @@ class GpuStrip:
     @property
     def registers(self) -> int:
         """Of a thread, about: sums, weights, a loaded row under way, addresses and masks."""
-        return (self.rows + self.taps + 2) * self.thread_elems + 40
+        return (self.rows + self.taps + 2) * self.thread_elems + 28
 
 
 ROWS = (8, 4, 2, 1)
@@ -250,8 +259,13 @@ MOST_CONFIGS = 6
 MOST_STRIP_ELEMS, MOST_OFFSET_ELEMS = 1 << 14, 2**31 - 1
 # Of a multiprocessor each cycle: f32 instructions of all lanes; bytes from the first-level cache, and from the second.
 LANES, L1_BYTES, L2_BYTES = 128, 128, 32
+# Places of an instruction that a lane spends on making a number f32 (those of bf16 run at half the rate), on a load's
+# address and masks, and on the beginning and the end of a block.
+WIDENING = {"f32": 0, "tf32": 0, "f16": 1, "bf16": 2}
+LOAD_SLOTS, BLOCK_SLOTS = 2, 100
 LATENCY_WARPS = 6  # so many on a multiprocessor draw half of what memory gives
-RESIDENT_WARPS = 64
+RESIDENT_BLOCKS = 16
+NOT_OVERLAPPED = 0.25  # of what takes less time than the longest of arithmetic, caches and memory
 
 
 class GpuDepthwise(GpuAlgorithm):
@@ -288,27 +302,27 @@ class GpuDepthwise(GpuAlgorithm):
 
     def cost(self, spec: ConvSpec, config: GpuStrip, gpu: Gpu, precision: str) -> GpuCost:
         elem_bytes = PRECISION_BYTES[precision]
-        strips, columns, channels = (-(-size // of) for size, of in _tiling(spec, config))
-        blocks = max(1, spec.n) * strips * columns * channels
+        blocks = max(1, spec.n) * math.prod(-(-size // of) for size, of in _tiling(spec, config))
         outputs = blocks * config.rows * config.columns * config.channels  # with those that no one stores
         high = (config.rows - 1) * spec.stride[0] + (config.taps - 1) * spec.dilation[0] + 1
-        # For one output of a lane: elements loaded, then instructions, with widening and three that serve one load.
+        # Elements that a lane loads for one of its outputs: of the input and of the weights.
         loads = spec.s * -(-spec.r // config.taps) * (min(high, config.rows * config.taps) + config.taps) / config.rows
-        instructions = spec.taps + loads * (1 + 3 / config.thread_elems)
+        slots = spec.taps + loads * (WIDENING[precision] + LOAD_SLOTS / config.thread_elems)
+        slots += BLOCK_SLOTS / (config.rows * config.thread_elems)
         cycle_s = 1 / (gpu.multiprocessors * gpu.clock_hz)
-        arithmetic = outputs * instructions / LANES * cycle_s
-        first_level = outputs * (loads + 1) * elem_bytes / L1_BYTES * cycle_s
+        busy = blocks / (-(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
+        arithmetic = outputs * slots / LANES * cycle_s / busy
+        first_level = outputs * (loads + 1) * elem_bytes / L1_BYTES * cycle_s / busy
         wide = (config.columns - 1) * spec.stride[1] + (spec.s - 1) * spec.dilation[1] + 1
         high += (spec.r - config.taps) * spec.dilation[0]
         reads = blocks * min(high, spec.h) * min(wide, spec.w) * config.channels
+        second_level = (reads + outputs) * elem_bytes / L2_BYTES * cycle_s / busy
         moved = spec.least_bytes * elem_bytes / spec.elem_bytes
-        second_level = (reads + outputs) * elem_bytes / L2_BYTES * cycle_s
-        warps = min(RESIDENT_WARPS, gpu.registers // (WARP_THREADS * config.registers), math.ceil(
-            blocks * config.warps / gpu.multiprocessors
-        ))  # fmt: skip
-        memory = moved / gpu.memory_bytes_per_s * (warps + LATENCY_WARPS) / max(1, warps)
-        busy = blocks / (-(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
-        seconds = max(arithmetic / busy, first_level / busy, second_level / busy, memory)
+        resident = min(RESIDENT_BLOCKS, gpu.registers // (WARP_THREADS * config.registers * config.warps))
+        warps = config.warps * max(1, min(resident, -(-blocks // gpu.multiprocessors)))
+        memory = moved / gpu.memory_bytes_per_s * (warps + LATENCY_WARPS) / warps
+        times = (arithmetic, first_level, second_level, memory)
+        seconds = max(times) + NOT_OVERLAPPED * (sum(times) - max(times))
         return GpuCost(seconds, 2.0 * outputs * spec.taps, moved)
 
     def implement(self, spec: ConvSpec, config: GpuStrip, gpu: Gpu, precision: str) -> GpuImplementation:
