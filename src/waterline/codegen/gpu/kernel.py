@@ -19,6 +19,11 @@ ALIGNMENT_BYTES = 16  # of tensors: what vector accesses and bulk copies want
 _TYPES = {"f32": "fp32", "tf32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
 
 
+def is_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on tensors of the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
 @dataclass(frozen=True)
 class GpuLaunch:
     """One launch of a kernel.
@@ -106,4 +111,4 @@ class Usage:
     spilled_bytes: int
 
 
-__all__ = ["Compiled", "GpuLaunch", "Usage"]
+__all__ = ["Compiled", "GpuLaunch", "Usage", "is_interpreted"]
