@@ -1,7 +1,14 @@
-"""Operators on a GPU, in Triton's interpreter, against the reference."""
+"""Operators on a GPU, in Triton's interpreter, against the reference, and what Triton compiles them to.
+
+Run as a program, with a capability and a precision, it compiles `LARGE` ahead of time and prints what came of it.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 
@@ -63,7 +70,7 @@ def test_activations(kind: str):
     check(Unary(Activation(kind, PARAMS.get(kind, ()))), (2, 5, 3, 7), precision="f32")
 
 
-@pytest.mark.parametrize("elems", [1, 2047, 2048, 2049])
+@pytest.mark.parametrize("elems", [1, 2047, 2048, 2049, 3000])
 def test_sizes_around_blocks(elems: int):
     check(Unary(Activation("relu")), (2, elems))
     check(Binary("add"), (elems,), (elems,))
@@ -87,6 +94,7 @@ def test_arithmetic(kind: str, precision: str):
         ((2, 5, 3, 4), ()),
         ((1, 5, 3, 4), (2, 1, 1, 1)),
         ((2, 70, 9, 9), (2, 70, 1, 1)),
+        ((1, 96, 9, 9), (1, 96, 1, 1)),
         ((3, 8), (8,)),
         ((3, 8), (3, 1)),
         ((2, 3, 4), (4,)),
@@ -173,14 +181,14 @@ def test_layer_norm_far_from_zero():
     check(LayerNorm(1), (4, 64), (64,), (64,), precision="f32", values=[x, np.ones(64), np.zeros(64)])
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (2, 65, 8, 8), (1, 64, 9, 7)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (2, 65, 8, 8), (1, 64, 9, 7), (1, 3, 33, 33)])
 def test_layouts(shape: tuple[int, ...]):
     x = torch.randn(shape)
     between, back = torch.full((x.numel(),), float("nan")), torch.full(shape, float("nan"))
-    for launch in gpu.to_nhwc(shape, "f32"):
+    for launch in gpu.to_nhwc(shape):
         launch.run({"0": x, "y": between})
     np.testing.assert_array_equal(between.numpy(), to_storage(x.numpy()).ravel())
-    for launch in gpu.to_nchw(shape, "f32"):
+    for launch in gpu.to_nchw(shape):
         launch.run({"0": between, "y": back})
     np.testing.assert_array_equal(back.numpy(), x.numpy())
 
@@ -188,7 +196,7 @@ def test_layouts(shape: tuple[int, ...]):
 # ---- what they do not serve -----------------------------------------------------------------------------------------
 def test_nothing_to_compute():
     assert gpu.launches(Unary(Activation("relu")), [(0, 3, 4, 4)], "f16") == ()
-    assert gpu.to_nhwc((2, 3, 0, 4), "f16") == ()
+    assert gpu.to_nhwc((2, 3, 0, 4)) == ()
 
 
 @pytest.mark.parametrize(
@@ -208,3 +216,45 @@ def test_nothing_to_compute():
 def test_others_are_refused(op: Op, shapes: list[tuple[int, ...]]):
     with pytest.raises(InvalidArgument):
         gpu.launches(op, shapes, "f16")
+
+
+# ---- compiled ahead of time -----------------------------------------------------------------------------------------
+LARGE: list[tuple[Op, list[tuple[int, ...]]]] = [
+    (Unary(Activation("gelu")), [(64, 96, 56, 56)]),
+    (Binary("add", Activation("relu")), [(64, 96, 56, 56)] * 2),
+    (Binary("mul"), [(64, 96, 56, 56), (64, 96, 1, 1)]),
+    (Pool("max", (3, 3), (2, 2), (1, 1, 1, 1)), [(64, 64, 112, 112)]),
+    (Pool("average", (7, 7), (1, 1), (3, 3, 3, 3)), [(64, 64, 56, 56)]),
+    (AdaptivePool("average"), [(64, 960, 7, 7)]),
+    (AdaptivePool("max"), [(64, 960, 7, 7)]),
+    (LayerNorm(3), [(64, 56, 56, 96), (96,), (96,)]),
+    (LayerNorm(1), [(64, 16384), (16384,), (16384,)]),
+]
+
+
+def compile_ahead(capability: int, precision: str) -> list[dict[str, object]]:
+    every = [launch for op, shapes in LARGE for launch in gpu.launches(op, shapes, precision)]
+    every += [*gpu.to_nhwc((64, 64, 56, 56)), *gpu.to_nhwc((64, 3, 224, 224)), *gpu.to_nchw((64, 64, 56, 56))]
+    found: list[dict[str, object]] = []
+    for launch in every:
+        made = launch.compile(precision, capability)
+        wide = ".v4.b32" in made.ptx
+        found.append({"kernel": str(launch), "spilled_bytes": made.usage().spilled_bytes, "has_wide_access": wide})
+    return found
+
+
+@pytest.mark.parametrize(("capability", "precision"), [(90, "bf16"), (80, "f32")])
+def test_kernels_compile_well(capability: int, precision: str):
+    command = [sys.executable, __file__, str(capability), precision]
+    env = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) >= len(LARGE)
+    for made in found:
+        assert made["spilled_bytes"] == 0, made
+        assert made["has_wide_access"], made
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_ahead(int(sys.argv[1]), sys.argv[2])))

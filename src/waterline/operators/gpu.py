@@ -29,9 +29,11 @@ from waterline.spec import Activation, TensorView, channels_last
 
 Y = "y"
 TILE_BYTES = 4096  # of one operand in one block: two of the widest loads of each thread
-MOST_TILE_CHANNELS = 64
+FEWEST_TILE_CHANNELS, MOST_TILE_CHANNELS = 32, 64
+MOST_PADDING = 17 / 16  # of rows to full tiles, where a narrower tile has less of it
+TRANSPOSED_SIDE, TRANSPOSED_ELEMS = 64, 4096  # of a block; where one side of the matrix is short, the other is longer
 MOST_UNROLLED_TAPS = 16
-MOST_NORMALISED_ELEMS = 1 << 14  # that a block holds in registers
+MOST_NORMALISED_ELEMS, NORMALISED_ELEMS_A_WARP = 1 << 14, 1 << 10  # that a block holds in registers
 MOST_32_BIT = 2**31 - 1
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "max", "min"})
 SINGLE = "single"  # the `KIND` of an operation on one tensor
@@ -107,8 +109,7 @@ def _elementwise(
     if after is not None and after.kind not in ACTIVATIONS:
         raise InvalidArgument(f"GPU kernels have no activation {after}", f"they have {', '.join(sorted(ACTIVATIONS))}")
     images, (rows, row_steps), (columns, column_steps) = _axes(shapes, out)
-    block_columns = min(TILE_BYTES // PRECISION_BYTES[precision], triton.next_power_of_2(columns))
-    block_rows = min(TILE_BYTES // PRECISION_BYTES[precision] // block_columns, triton.next_power_of_2(rows))
+    block_rows, block_columns = _tile(rows, columns, precision, TILE_BYTES // PRECISION_BYTES[precision])
     params = (*(after.params if after else ()), 0.0, 0.0)
     constants = {"ROWS": rows, "COLUMNS": columns, "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns}
     constants |= {"KIND": kind, "AFTER": after.kind if after else NO_ACTIVATION}
@@ -119,6 +120,15 @@ def _elementwise(
         constants[f"{name}_ROW"], constants[f"{name}_COLUMN"] = row_steps[operand], column_steps[operand]
     blocks = images[0] * -(-rows // block_rows) * -(-columns // block_columns)
     return (GpuLaunch(elementwise, (blocks,), ("0", str(len(shapes) - 1), Y), constants),)
+
+
+def _tile(rows: int, columns: int, precision: str, most_columns: int = MOST_TILE_CHANNELS) -> tuple[int, int]:
+    """Rows and columns of a tile: the widest that leaves few lanes without a column."""
+    wide = min(most_columns, triton.next_power_of_2(columns))
+    narrow = min(wide, FEWEST_TILE_CHANNELS)
+    while wide > narrow and -(-columns // wide) * wide > columns * MOST_PADDING:
+        wide //= 2
+    return min(TILE_BYTES // PRECISION_BYTES[precision] // wide, triton.next_power_of_2(rows)), wide
 
 
 def _axes(shapes: Sequence[Shape], out: Shape) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -274,12 +284,6 @@ def _pool(op: Pool, shape: Shape, precision: str) -> tuple[GpuLaunch, ...]:
     return (GpuLaunch(pool, (n * -(-p * q // pixels) * -(-c // channels),), ("0", Y), constants),)
 
 
-def _tile(rows: int, columns: int, precision: str) -> tuple[int, int]:
-    """Rows and columns of a tile of (pixels, channels)."""
-    wide = min(MOST_TILE_CHANNELS, triton.next_power_of_2(columns))
-    return min(TILE_BYTES // PRECISION_BYTES[precision] // wide, triton.next_power_of_2(rows)), wide
-
-
 # ---- whole images ---------------------------------------------------------------------------------------------------
 @triton.jit
 def pool_image(
@@ -370,7 +374,7 @@ def _layer_norm(op: LayerNorm, shape: Shape, precision: str) -> tuple[GpuLaunch,
     constants |= {"BLOCK_ROWS": block_rows, "BLOCK": block}
     arguments = ("0", "1", "2" if op.bias else "1", Y, rows)
     types = {"1": "f32", "2": "f32"}
-    warps = 4 if block <= 4096 else 8
+    warps = min(16, max(4, block // NORMALISED_ELEMS_A_WARP))
     return (GpuLaunch(layer_norm, (-(-rows // block_rows),), arguments, constants, types, warps=warps),)
 
 
@@ -394,23 +398,24 @@ def transpose(x, y, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_ROWS: tl.co
     tl.store(y_at + column_at[:, None] * ROWS + row[None, :], tl.trans(value), is_column[:, None] & is_row[None, :])
 
 
-def to_nhwc(shape: Shape, precision: str) -> tuple[GpuLaunch, ...]:
+def to_nhwc(shape: Shape) -> tuple[GpuLaunch, ...]:
     """Copies "0", (N, C, H, W) as its shape says, to "y" in NHWC order."""
     n, c, h, w = shape
-    return _transpose(n, c, h * w, precision)
+    return _transpose(n, c, h * w)
 
 
-def to_nchw(shape: Shape, precision: str) -> tuple[GpuLaunch, ...]:
+def to_nchw(shape: Shape) -> tuple[GpuLaunch, ...]:
     """Copies "0", (N, C, H, W) in NHWC order, to "y" as its shape says."""
     n, c, h, w = shape
-    return _transpose(n, h * w, c, precision)
+    return _transpose(n, h * w, c)
 
 
-def _transpose(images: int, rows: int, columns: int, precision: str) -> tuple[GpuLaunch, ...]:
+def _transpose(images: int, rows: int, columns: int) -> tuple[GpuLaunch, ...]:
     if images * rows * columns == 0:
         return ()
-    side = MOST_TILE_CHANNELS
-    block_rows, block_columns = (min(side, triton.next_power_of_2(size)) for size in (rows, columns))
+    least_rows, least_columns = (min(TRANSPOSED_SIDE, triton.next_power_of_2(size)) for size in (rows, columns))
+    block_rows = min(TRANSPOSED_ELEMS // least_columns, triton.next_power_of_2(rows))
+    block_columns = min(TRANSPOSED_ELEMS // least_rows, triton.next_power_of_2(columns))
     constants = {"ROWS": rows, "COLUMNS": columns, "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns}
     blocks = images * -(-rows // block_rows) * -(-columns // block_columns)
     return (GpuLaunch(transpose, (blocks,), ("0", Y), constants),)
