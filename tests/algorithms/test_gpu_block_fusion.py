@@ -101,7 +101,7 @@ def truth(
             value = evaluate(layer.op, [given[0].transpose(0, 2, 3, 1), *given[1:]]).transpose(0, 3, 1, 2)
             deviation = np.sqrt(given[0].var(axis=1, keepdims=True) + layer.op.epsilon)
             shape = np.abs((given[0] - given[0].mean(axis=1, keepdims=True)) / deviation)
-            off = np.broadcast_to(wrong[0], given[0].shape) + 2.0**-20 * np.abs(given[0])
+            off = np.broadcast_to(wrong[0], given[0].shape) + (STORE_EPS[precision] + 2.0**-20) * np.abs(given[0])
             moved = off + off.mean(axis=1, keepdims=True) + shape * (shape * off).mean(axis=1, keepdims=True)
             error = 2 * moved / deviation * np.abs(given[1])[:, None, None] + 2.0**-20 * np.abs(value)
         elif isinstance(layer.op, Binary):
@@ -173,9 +173,10 @@ def test_pixels_around_tiles(pixels: int):
     check(block_of(*products(1, 16, 1, pixels, 32, 16)))
 
 
-@pytest.mark.parametrize("hidden", [1, 15, 16, 17, 33])
-@pytest.mark.parametrize(("c", "k"), [(1, 1), (15, 17), (17, 31), (33, 49), (48, 80)])
-def test_channels_around_parts(c: int, k: int, hidden: int):
+@pytest.mark.parametrize(
+    ("c", "hidden", "k"), [(1, 1, 1), (15, 15, 17), (16, 16, 16), (17, 17, 31), (33, 1, 49), (48, 33, 80)]
+)
+def test_channels_around_parts(c: int, hidden: int, k: int):
     check(block_of(*products(1, c, 3, 7, hidden, k)))
 
 
@@ -216,9 +217,10 @@ def test_operators_behind():
 
 # ---- a grouped convolution in front ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("config", [SMALL, SPATIAL], ids=["flat", "spatial"])
-@pytest.mark.parametrize(("c", "groups"), [(16, 2), (24, 3), (40, 5), (32, 2), (36, 3), (12, 2)])
+@pytest.mark.parametrize(("c", "groups"), [(24, 3), (32, 2), (36, 3)])
 def test_groups(c: int, groups: int, config: GpuBlock):
-    first = front(c, 3, groups, 6, 7)
+    """Of 8 and 16 channels, and of 12, which no part of 16 ends with."""
+    first = front(c, 3, groups, 4, 5)
     check(block_of(first, *behind(first, 24, c)), config)
 
 
@@ -228,10 +230,10 @@ def test_groups(c: int, groups: int, config: GpuBlock):
     [
         {"stride": (2, 2), "h": 9, "w": 8},
         {"stride": (1, 2), "pad": (0, 2, 1, 0), "h": 6, "w": 7},
-        {"dilation": (2, 1), "pad": (2, 1, 2, 1), "h": 5, "w": 6},
+        {"dilation": (2, 1), "pad": (2, 1, 2, 1), "h": 5, "w": 4},
         {"size": 5, "h": 2, "w": 2},
-        {"n": 3, "h": 3, "w": 3},
-        {"k": 32, "h": 4, "w": 4},
+        {"n": 3, "h": 2, "w": 3},
+        {"k": 32, "h": 3, "w": 4},
         {"pad": (-1, 0, 0, -1), "h": 6, "w": 6},
         {"h": 1, "w": 1},
     ],
@@ -249,15 +251,14 @@ def test_precisions_of_a_front(precision: str):
 
 
 # ---- ConvNeXt -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("config", [SMALL, SPATIAL], ids=["flat", "spatial"])
-@pytest.mark.parametrize("c", [8, 16, 17, 40])
+@pytest.mark.parametrize(("c", "config"), [(8, SMALL), (17, SPATIAL), (40, SMALL)], ids=["8", "17-spatial", "40"])
 def test_convnext(c: int, config: GpuBlock):
-    first = front(c, 7, c, 5, 6)
+    first = front(c, 7, c, 3, 5)
     check(block_of(first, "norm", *behind(first, 4 * c, c, function=GELU)), config)
 
 
 def test_convnext_with_a_scale():
-    first = front(24, 7, 24, 3, 9, n=2)
+    first = front(24, 5, 24, 2, 3, n=2)
     check(block_of(first, "norm", *behind(first, 40, 24, function=GELU, last=Epilogue(bias=True)), "scale", "add"))
 
 
@@ -307,7 +308,7 @@ def test_configs_fit_and_are_sorted():
             ),
             "computed 9 times",
         ),
-        (products(1, 16, 4, 4, 32, 4096), "shared memory"),
+        (products(1, 16, 4, 4, 32, 4096), "4096 of 384 channels"),
         (products(1, 16, 4, 4, 32, 16, Activation("mish")), "mish"),
         ((front(512, 3, 2, 4, 4), *products(1, 512, 4, 4, 32, 16)), "256"),
         ((*products(1, 16, 4, 4, 32, 16), "norm"), "LayerNorm"),

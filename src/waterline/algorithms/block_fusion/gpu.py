@@ -32,7 +32,7 @@ from waterline.algorithms.block_fusion.gpu_packing import by_taps, is_depthwise,
 from waterline.algorithms.block_fusion.gpu_stages import Stages, stages_of
 from waterline.algorithms.gpu import INPUT_PRECISION, TORCH_TYPES, GpuCost, GpuImplementation, Y
 from waterline.codegen.gpu.epilogue import constants
-from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
+from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import Epilogue
@@ -65,29 +65,25 @@ class GpuBlock:
         weights = self.stages * self.chunk * (all_depth + all_k)
         return elem_bytes * (self.pixels * all_depth + weights + self.pixels * self.chunk)
 
-    def sum_registers(self, k: int) -> int:
-        """Of a thread, for the sums of both products."""
-        return self.pixels * (held(k, self.outputs) + self.chunk) // (WARP_THREADS * self.warps)
 
-
-# On the matrix unit; those that read weights least come first. Warps share the pixels, 16 at a time, and no channels.
+# On the matrix unit, those that read weights least first, and for each how many channels the compiler keeps in
+# registers: of the result, as sums, and of what a grouped convolution makes. Warps share the pixels, 16 at a time.
+# What is wider than 64 channels takes more registers at the end, for residuals and addresses.
 MATRIX_TILES = (
-    GpuBlock(256, 0, 64, 128, 256, 8, 3),
-    GpuBlock(256, 0, 64, 128, 256, 8, 2),
-    GpuBlock(256, 0, 32, 128, 256, 8, 3),
-    GpuBlock(128, 0, 64, 128, 256, 8, 3),
-    GpuBlock(128, 0, 64, 128, 256, 8, 2),
-    GpuBlock(64, 0, 64, 128, 256, 4, 3),
-    GpuBlock(64, 0, 64, 128, 256, 4, 2),
-    GpuBlock(128, 0, 32, 128, 256, 8, 2),
-    GpuBlock(64, 0, 32, 128, 256, 4, 2),
+    (GpuBlock(256, 0, 64, 128, 64, 8, 3), 64),
+    (GpuBlock(256, 0, 64, 128, 64, 8, 2), 64),
+    (GpuBlock(256, 0, 32, 128, 64, 8, 2), 96),
+    (GpuBlock(128, 0, 64, 128, 64, 8, 3), 192),
+    (GpuBlock(128, 0, 64, 128, 64, 8, 2), 192),
+    (GpuBlock(64, 0, 64, 128, 64, 4, 3), 192),
+    (GpuBlock(64, 0, 64, 128, 64, 4, 2), 192),
+    (GpuBlock(128, 0, 32, 64, 64, 8, 2), 384),
+    (GpuBlock(64, 0, 32, 64, 64, 4, 2), 384),
 )
 # Of exact f32 products a thread holds both operands in registers.
-EXACT_TILES = (GpuBlock(32, 0, 32, 32, 64, 4, 2), GpuBlock(16, 0, 16, 16, 32, 4, 1))
+EXACT_TILES = ((GpuBlock(32, 0, 32, 32, 64, 4, 2), 128), (GpuBlock(16, 0, 16, 16, 32, 4, 1), 512))
 TILE_COLUMNS = (8, 16)
-MOST_SUM_REGISTERS = 176
-GROUPED_DEPTH = 32  # width of the block-diagonal products: what is wider multiplies more zeros
-DEPTHWISE_DEPTH = 64
+FRONT_DEPTH = 32  # channels that a front makes at a time: with more, a grouped one multiplies more zeros
 MOST_SPAN = 128  # channels that one part of a grouped convolution may read
 LEAST_FULL = 0.9  # of tiles of several lines, how many of their pixels must be of the image
 
@@ -115,20 +111,20 @@ class GpuBlockFusion:
         if pixels > INT32_MAX:
             return Refusal(f"an image of {pixels} pixels in all: they are counted in 32 bits")
         if stages.front is not None and not is_depthwise(stages.front):
-            reads = span(stages.front, GROUPED_DEPTH)
+            reads = span(stages.front, FRONT_DEPTH)
             if reads > MOST_SPAN:
                 return Refusal(
-                    f"{GROUPED_DEPTH} channels of its {stages.front.r}x{stages.front.s} convolution read {reads} "
+                    f"{FRONT_DEPTH} channels of its {stages.front.r}x{stages.front.s} convolution read {reads} "
                     f"channels, more than {MOST_SPAN}"
                 )
         if not self.configs(block, gpu, precision):
-            least = _tiles(stages, precision)[-1]
+            least, most = _tiles(stages, precision)[-1]
             depth = stages.expand.c
             least_bytes = least.shared_bytes(depth, k, PRECISION_BYTES[precision])
             return Refusal(
                 f"with {depth} channels before its products and {k} behind them even a tile of {least.pixels} pixels "
-                f"takes {least_bytes} of {gpu.shared_bytes} bytes of shared memory and {least.sum_registers(k)} of "
-                f"{MOST_SUM_REGISTERS} registers for sums"
+                f"takes {least_bytes} of {gpu.shared_bytes} bytes of shared memory, and registers for "
+                f"{_kept(stages, least, precision)} of {most} channels"
             )
         return None
 
@@ -137,9 +133,9 @@ class GpuBlockFusion:
         depth, k = stages.expand.c, stages.project.k
         _, _, _, columns = block.output
         found = []
-        for tile in _tiles(stages, precision):
-            fits = tile.shared_bytes(depth, k, PRECISION_BYTES[precision]) <= gpu.shared_bytes
-            if not fits or tile.sum_registers(k) > MOST_SUM_REGISTERS:
+        for tile, most in _tiles(stages, precision):
+            shared_bytes = tile.shared_bytes(depth, k, PRECISION_BYTES[precision])
+            if shared_bytes > gpu.shared_bytes or _kept(stages, tile, precision) > most:
                 continue
             found.append(tile)
             if stages.front is None:
@@ -273,13 +269,21 @@ def _stages(block: BlockSpec) -> Stages:
     return stages
 
 
-def _tiles(stages: Stages, precision: str) -> list[GpuBlock]:
-    """All tiles, with parts as the layer in front wants them."""
+def _tiles(stages: Stages, precision: str) -> list[tuple[GpuBlock, int]]:
+    """All tiles, with parts as the layer in front wants them, and the channels that they keep."""
     tiles = EXACT_TILES if precision == "f32" else MATRIX_TILES
     if stages.front is None:
         return list(tiles)
-    most = DEPTHWISE_DEPTH if is_depthwise(stages.front) else GROUPED_DEPTH
-    return [replace(tile, depth=min(tile.depth, most)) for tile in tiles]
+    return [(replace(tile, depth=min(tile.depth, FRONT_DEPTH)), most) for tile, most in tiles]
+
+
+def _kept(stages: Stages, tile: GpuBlock, precision: str) -> int:
+    """Channels of 32 bits that a tile keeps in registers while it works."""
+    sums = held(stages.project.k, tile.outputs)
+    if stages.front is None or is_depthwise(stages.front):
+        return sums
+    # What the matrix unit has made lies in registers as the next product takes it.
+    return sums + held(stages.expand.c, tile.depth) * PRECISION_BYTES[precision] // 4
 
 
 def _tile_count(block: BlockSpec, config: GpuBlock) -> int:

@@ -143,20 +143,19 @@ def normalised(
         mean += tl.sum(tl.where((channels(SIZE, MOST, part) < SIZE)[None, :], inputs[part].to(tl.float32), 0.0), 1)
     mean = mean * (1.0 / SIZE)
     variance = tl.zeros_like(mean)
-    centred = ()
     for part in tl.static_range(part_count(SIZE, MOST)):
-        is_channel = channels(SIZE, MOST, part) < SIZE
-        difference = tl.where(is_channel[None, :], inputs[part].to(tl.float32) - mean[:, None], 0.0)
+        difference = inputs[part].to(tl.float32) - mean[:, None]
+        difference = tl.where((channels(SIZE, MOST, part) < SIZE)[None, :], difference, 0.0)
         variance += tl.sum(difference * difference, 1)
-        centred += (difference,)
     factor = tl.rsqrt(variance * (1.0 / SIZE) + EPSILON)
     found = ()
     for part in tl.static_range(part_count(SIZE, MOST)):
         channel = channels(SIZE, MOST, part)
-        out = centred[part] * factor[:, None] * tl.load(scale + channel, channel < SIZE, 0.0).to(tl.float32)[None, :]
+        out = (inputs[part].to(tl.float32) - mean[:, None]) * factor[:, None]
+        out *= tl.load(scale + channel, channel < SIZE, 0.0).to(tl.float32)[None, :]
         if HAS_BIAS:
             out += tl.load(bias + channel, channel < SIZE, 0.0).to(tl.float32)[None, :]
-        found += (out,)
+        found += (out.to(inputs[part].dtype),)
     return found
 
 
@@ -316,14 +315,10 @@ def block_fusion(
                 FRONT_AFTER_A,
                 FRONT_AFTER_B,
             )
-            if not HAS_NORM:
-                a = a.to(y.dtype.element_ty)
+            a = a.to(y.dtype.element_ty)
         inputs += (a,)
     if HAS_NORM:
-        exact = normalised(inputs, norm_scale, norm_bias, DEPTH, MOST_DEPTH, EPSILON, HAS_NORM_BIAS)
-        inputs = ()
-        for part in tl.static_range(part_count(DEPTH, MOST_DEPTH)):
-            inputs += (exact[part].to(y.dtype.element_ty),)
+        inputs = normalised(inputs, norm_scale, norm_bias, DEPTH, MOST_DEPTH, EPSILON, HAS_NORM_BIAS)
 
     # Hidden channels, a chunk at a time: they are made, activated, and become part of all sums.
     sums = ()
@@ -331,12 +326,13 @@ def block_fusion(
         sums += (tl.zeros((PIXELS, part_width(K, MOST_K, part)), tl.float32),)
     all_depth: tl.constexpr = held(DEPTH, MOST_DEPTH)
     all_hidden: tl.constexpr = (HIDDEN + CHUNK - 1) // CHUNK * CHUNK
+    of_chunk = tl.arange(0, CHUNK)
     for begin in range(0, all_hidden, CHUNK):
-        hidden = begin + tl.arange(0, CHUNK)
+        hidden = begin + of_chunk
         h = tl.zeros((PIXELS, CHUNK), tl.float32)
         for inner in tl.static_range(part_count(DEPTH, MOST_DEPTH)):
             depth = channels(DEPTH, MOST_DEPTH, inner)
-            b = tl.load(expand_weight + hidden[None, :] * all_depth + depth[:, None])
+            b = tl.load(expand_weight + begin * all_depth + (of_chunk[None, :] * all_depth + depth[:, None]))
             h = tl.dot(inputs[inner], b, h, input_precision=PRECISION)
         is_hidden = hidden < HIDDEN
         h = finish(
@@ -359,7 +355,8 @@ def block_fusion(
         active = h.to(y.dtype.element_ty)
         grown = ()
         for outer in tl.static_range(part_count(K, MOST_K)):
-            b = tl.load(project_weight + channels(K, MOST_K, outer)[None, :] * all_hidden + hidden[:, None])
+            k = channels(K, MOST_K, outer)
+            b = tl.load(project_weight + begin + (k[None, :] * all_hidden + of_chunk[:, None]))
             grown += (tl.dot(active, b, sums[outer], input_precision=PRECISION),)
         sums = grown
 
