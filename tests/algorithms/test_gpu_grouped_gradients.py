@@ -15,14 +15,15 @@ import torch
 from torch.nn.functional import conv2d, pad
 
 from algorithms.gpu_layers import STORE_EPS, TINY
-from waterline.algorithms.gpu import TORCH_TYPES, GpuImplementation, X
-from waterline.algorithms.grouped.gpu import GpuWindows, Layout
+from waterline.algorithms.gpu import BIAS, TORCH_TYPES, GpuImplementation, X, Y
+from waterline.algorithms.grouped.gpu import GROUPED_GPU, GpuWindows, Layout
 from waterline.algorithms.grouped.gpu_gradients import (
     DW,
     DX,
     DY,
     WEIGHT,
     data_gradient,
+    forward,
     gradient_spec,
     weight_gradient,
     weight_gradient_of,
@@ -30,7 +31,7 @@ from waterline.algorithms.grouped.gpu_gradients import (
 from waterline.errors import Refused
 from waterline.machine.gpu import H200
 from waterline.reference import compare
-from waterline.spec import ConvSpec
+from waterline.spec import ConvSpec, Epilogue
 
 SUM_EPS = 2.0**-23
 FEW = replace(H200, multiprocessors=2)
@@ -143,6 +144,24 @@ def test_weight_gradients_are_the_same_each_time():
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("text", [LAYERS[1], LAYERS[6], LAYERS[11], "n1_c16_h3_w4_k16_r3_s3_st1_pd1_dl1_g2_up2"])
+def test_weights_are_packed_by_a_launch(text: str):
+    """As by the algorithm itself, bit for bit."""
+    spec = ConvSpec.parse(text).with_epilogue(Epilogue(bias=True))
+    made, config = forward(spec, FEW, "f16"), GROUPED_GPU.configs(spec, FEW, "f16")[0]
+    weight = torch.randn(spec.k, spec.group_c, spec.r, spec.s)
+    packed = GROUPED_GPU.pack(spec, config, weight, "f16")[WEIGHT]
+    found = torch.full_like(packed, float("nan"))
+    pack, layer = made.launches
+    given = {WEIGHT: weight.to(torch.float16), made.workspaces[0].name: found}
+    pack.run(given)
+    assert torch.equal(found, packed)
+    y = torch.full((spec.n, spec.p, spec.q, spec.k), float("nan"), dtype=torch.float16)
+    x = torch.randn(spec.n, spec.h, spec.w, spec.c).to(torch.float16)
+    layer.run({**given, X: x, Y: y, BIAS: torch.randn(spec.k)})
+    assert not y.isnan().any()
+
+
 def test_the_gradient_is_a_convolution_of_the_layers_size():
     for text in LAYERS:
         spec = ConvSpec.parse(text)
@@ -151,7 +170,7 @@ def test_the_gradient_is_a_convolution_of_the_layers_size():
         assert (turned.k, turned.p, turned.q) == (spec.c, spec.h, spec.w)
 
 
-@pytest.mark.parametrize("make", [data_gradient, weight_gradient])
+@pytest.mark.parametrize("make", [forward, data_gradient, weight_gradient])
 def test_other_layers_are_refused(make: object):
     with pytest.raises(Refused, match="12 input"):
         make(ConvSpec.parse("n1_c24_h4_w4_k24_r3_s3_st1_pd1_dl1_g2"), H200, "f16")
@@ -159,14 +178,14 @@ def test_other_layers_are_refused(make: object):
 
 AHEAD = """
 import json, sys
-from waterline.algorithms.grouped.gpu_gradients import data_gradient, weight_gradient
+from waterline.algorithms.grouped.gpu_gradients import data_gradient, forward, weight_gradient
 from waterline.machine.gpu import A100, H200
 from waterline.spec import ConvSpec
 
 precision, capability, *texts = sys.argv[1:]
 gpu, found = {"80": A100, "90": H200}[capability], []
 for text in texts:
-    for make in (data_gradient, weight_gradient):
+    for make in (forward, data_gradient, weight_gradient):
         for launch in make(ConvSpec.parse(text), gpu, precision).launches:
             made = launch.compile(precision, int(capability))
             kinds, usage = sorted(made.matrix_instructions), made.usage()

@@ -1,9 +1,9 @@
-"""Gradients of `grouped` on GPUs.
+"""Gradients of `grouped` on GPUs, and the forward pass with weights as training holds them.
 
 Data: dx = sum_{k, r, s} dy[n, p, q, k] weight[k, c, r, s] over the p, q, r, s with p*sh + r*dh - top = h, and so for w.
 That is a convolution of dy, upsampled by the stride, with weights whose taps are reversed and whose channels are
 exchanged within a group: the forward kernel on tiles whose sides are multiples of the stride, which gathers the taps
-whose place divides. One more launch packs the weights, as they change from step to step.
+whose place divides. One more launch packs the weights, as they change from step to step; so does `forward`.
 
 Weight: dw[k, c, r, s] = sum_{n, p, q} dy[n, p, q, k] x[n, p*sh + r*dh - top, q*sw + s*dw - left, c]. The forward pass
 multiplies windows by packed weights, window x column; its transpose multiplies windows by tiles of dy, with tiles as
@@ -11,7 +11,7 @@ the depth, and gives the gradient of the packed weights: x is fetched as often a
 Programs split the tiles among them and leave sums in f32; a second launch adds up, for each weight, those of the
 programs and of the outputs of a tile, always in the same order: results are the same from run to run.
 
-Tensors: x, dx (n, h, w, c) and dy (n, p, q, k) dense; weight and dw (k, c/g, r, s), all of the layer's precision. The
+Tensors: x, dx (n, h, w, c), y, dy (n, p, q, k), weight and dw (k, c/g, r, s), dense and of the layer's precision. The
 layer's epilogue is not differentiated: dy is the gradient of its sums.
 """
 
@@ -22,7 +22,7 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
-from waterline.algorithms.gpu import INPUT_PRECISION, GpuImplementation, Workspace, X
+from waterline.algorithms.gpu import INPUT_PRECISION, GpuImplementation, Workspace, X, Y
 from waterline.algorithms.grouped.gpu import (
     FILL,
     GROUPED_GPU,
@@ -62,8 +62,10 @@ def tap_of(window, output, ORIGIN, SPACING, PAD, STRIDE, DILATION, UPSAMPLE, TAP
 
 
 @triton.jit
-def grouped_pack_reversed(weight, packed, LAYOUT: tl.constexpr, ELEMS: tl.constexpr, BLOCK: tl.constexpr):
-    """Packs a layer's weight (k, c/g, r, s) for its data gradient, whose layout is LAYOUT."""
+def grouped_pack(
+    weight, packed, LAYOUT: tl.constexpr, ELEMS: tl.constexpr, BLOCK: tl.constexpr, IS_GRADIENT: tl.constexpr
+):
+    """Packs a layer's weight (k, c/g, r, s) for its forward pass or its data gradient, whose layout is LAYOUT."""
     C: tl.constexpr = LAYOUT.spec.group_c
     K: tl.constexpr = LAYOUT.spec.group_k
     R: tl.constexpr = LAYOUT.spec.r
@@ -85,9 +87,11 @@ def grouped_pack_reversed(weight, packed, LAYOUT: tl.constexpr, ELEMS: tl.conste
     every_k = block * LAYOUT.block_k + k
     is_used = is_r & is_s & (i < LAYOUT.down.count) & (output < LAYOUT.down.tile * LAYOUT.right.tile)
     is_used = is_used & (c // C == k // K) & (every_k < LAYOUT.spec.k)
-    # Outputs of the layer are the inputs of its gradient.
-    channel = (every_k // K * C + c % C) * K + every_k % K
-    place = (channel * R + (R - 1 - r)) * S + (S - 1 - s)
+    if IS_GRADIENT:
+        # Outputs of the layer are the inputs of its gradient, and taps are reversed.
+        place = (((every_k // K * C + c % C) * K + every_k % K) * R + (R - 1 - r)) * S + (S - 1 - s)
+    else:
+        place = ((every_k * C + c % C) * R + r) * S + s
     value = tl.load(weight + place, is_used & (at < ELEMS), 0.0)
     tl.store(packed + at, value, at < ELEMS)
 
@@ -152,23 +156,31 @@ def grouped_weight_total(sums, dw, splits, LAYOUT: tl.constexpr, SPLITS: tl.cons
     tl.store(dw + ((k * C + c) * R + r) * S + s, total.to(dw.dtype.element_ty), is_there)
 
 
+def forward(spec: ConvSpec, gpu: Gpu, precision: str) -> GpuImplementation:
+    """Of x and weight, and what the epilogue reads: y. Raises Refused."""
+    refusal = GROUPED_GPU.refuse(spec, gpu, precision)
+    if refusal:
+        raise Refused(f"{spec.id}: {refusal.reason}")
+    return _packed(spec, gpu, precision, X, Y, is_gradient=False)
+
+
 def data_gradient(spec: ConvSpec, gpu: Gpu, precision: str) -> GpuImplementation:
     """Of dy and weight: dx. Raises Refused."""
     turned = gradient_spec(spec)
     refusal = GROUPED_GPU.refuse(turned, gpu, precision)
     if refusal:
         raise Refused(f"the data gradient of {spec.id}: {refusal.reason}")
-    config = GROUPED_GPU.configs(turned, gpu, precision)[0]
-    layout = Layout(turned, config)
-    pack = GpuLaunch(
-        grouped_pack_reversed,
-        (-(-layout.weight_elems // PACK_BLOCK),),
-        (WEIGHT, PACKED),
-        {"LAYOUT": layout.without_batch, "ELEMS": layout.weight_elems, "BLOCK": PACK_BLOCK},
-    )
-    return GpuImplementation(
-        (pack, launch(turned, config, gpu, precision, DY, PACKED, DX)), (Workspace(PACKED, layout.weight_elems),)
-    )
+    return _packed(turned, gpu, precision, DY, DX, is_gradient=True)
+
+
+def _packed(spec: ConvSpec, gpu: Gpu, precision: str, x: str, y: str, is_gradient: bool) -> GpuImplementation:
+    """A launch that packs the weights, and one of the layer."""
+    config = GROUPED_GPU.configs(spec, gpu, precision)[0]
+    layout = Layout(spec, config)
+    elems = layout.weight_elems
+    constants = {"LAYOUT": layout.without_batch, "ELEMS": elems, "BLOCK": PACK_BLOCK, "IS_GRADIENT": is_gradient}
+    pack = GpuLaunch(grouped_pack, (-(-elems // PACK_BLOCK),), (WEIGHT, PACKED), constants)
+    return GpuImplementation((pack, launch(spec, config, gpu, precision, x, PACKED, y)), (Workspace(PACKED, elems),))
 
 
 def gradient_spec(spec: ConvSpec) -> ConvSpec:
@@ -268,4 +280,11 @@ def weight_gradient_layout(spec: ConvSpec, gpu: Gpu, precision: str) -> Layout |
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
-__all__ = ["data_gradient", "gradient_spec", "weight_gradient", "weight_gradient_layout", "weight_gradient_of"]
+__all__ = [
+    "data_gradient",
+    "forward",
+    "gradient_spec",
+    "weight_gradient",
+    "weight_gradient_layout",
+    "weight_gradient_of",
+]
