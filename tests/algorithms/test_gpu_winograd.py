@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from algorithms.gpu_layers import check, run
+from algorithms.test_gpu_ahead import SCRIPT
 from waterline.algorithms.direct_gemm.gpu import GpuTile
 from waterline.algorithms.gpu import TORCH_TYPES
 from waterline.algorithms.winograd import gpu
@@ -141,9 +146,21 @@ def test_configs_fit_and_the_cheapest_is_first(algorithm: GpuWinograd, precision
     assert all(each.flops >= spec.flops * algorithm.points / algorithm.m**2 / 9 for each in costs)
 
 
+def test_multiprocessors_run_as_many_blocks_as_have_room():
+    """By registers (of 65536: 128 sums and others for 128 or 256 threads) and by shared memory (227 KiB)."""
+    assert gpu.resident_blocks(GpuTile(128, 128, 64, 4, 3), H200, "f16") == 2
+    assert gpu.resident_blocks(GpuTile(128, 256, 64, 8, 3), H200, "f16") == 1
+    assert gpu.resident_blocks(GpuTile(64, 64, 64, 4, 4), H200, "f16") == 3
+    spec = layer(32, 128, 56, 56, 128)
+    _, products, _ = WINOGRAD_F2X2_GPU.implement(spec, GpuTile(128, 128, 64, 4, 3), H200, "f16").launches
+    assert products.grid == (2 * H200.multiprocessors,)
+
+
 @BOTH
 def test_an_empty_batch_has_no_launches(algorithm: GpuWinograd):
-    assert not algorithm.implement(layer(0, 16, 4, 4, 16), SMALL, H200, "f16").launches
+    spec = layer(0, 16, 4, 4, 16)
+    assert not algorithm.implement(spec, SMALL, H200, "f16").launches
+    assert algorithm.cost(spec, SMALL, H200, "f16").seconds == 0.0
 
 
 def test_rounding_to_tf32_is_to_nearest_and_even():
@@ -184,3 +201,22 @@ def test_filters_are_rounded_once(algorithm: GpuWinograd, precision: str):
 )
 def test_other_layers_are_refused(algorithm: GpuWinograd, text: str, reason: str):
     assert reason in str(algorithm.refuse(ConvSpec.parse(text), H200, "f16"))
+
+
+@BOTH
+@pytest.mark.parametrize(("precision", "capability"), [("bf16", 90), ("tf32", 80), ("f32", 90)])
+def test_launches_compile_well(algorithm: GpuWinograd, precision: str, capability: int):
+    """Only the products have matrix instructions, so these launches are not among `test_gpu_ahead`'s."""
+    layers = ("n32_c128_h56_w56_k128_r3_s3_st1_pd1_dl1_g1", "n1_c40_h14_w14_k72_r3_s3_st1_pd1_dl1_g1")
+    command = [sys.executable, str(SCRIPT), algorithm.name, precision, str(capability), *layers]
+    env = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert {made["kernel"] for made in found} == {"winograd_input", "winograd_products", "winograd_output"}
+    for made in found:
+        assert made["spilled_bytes"] == 0, made
+        assert made["shared_bytes"] <= made["shared_limit"], made
+        if precision != "f32" and made["kernel"] == "winograd_products":
+            is_asynchronous = capability >= 90 and "rows=32" not in made["config"]
+            assert ("wgmma" if is_asynchronous else "mma") in made["matrix_instructions"], made

@@ -146,6 +146,7 @@ TILES = (
 )
 # Without the matrix unit (f32) a thread keeps its operands in registers too: with more sums than these they spill.
 MOST_SCALAR_SUMS = 64
+OTHER_REGISTERS = 64  # of a thread, beside its sums
 GROUP_ROWS = 8
 STEP_CHANNELS = 8  # what a step of the products takes beside its own channels, in channels
 # Estimates: of the peak, by a full wave of large tiles; of memory's rate, by the transforms; the second-level cache's
@@ -238,13 +239,13 @@ class GpuWinograd(GpuAlgorithm):
         speed = gpu.memory_bytes_per_s * (CACHE_SPEED if is_cached else 1.0)
 
         blocks = numbers // config.rows * (columns // config.columns)
-        busy = blocks / (-(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
+        busy = blocks / max(1, -(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
         reading = config.rows * config.columns / (config.rows + config.columns)
         flops = 2.0 * numbers * columns * sizes.depth
         multiplying = flops / (gpu.peak(precision) * TILE_EFFICIENCY * busy * reading / (reading + 16))
         products = max(multiplying, workspace_bytes / speed + filter_bytes / gpu.memory_bytes_per_s)
         transforms = outer_bytes / gpu.memory_bytes_per_s + sizes.groups * workspace_bytes / speed
-        launches = (3 * sizes.groups - 1) * LAUNCH_SECONDS  # beside the one that every algorithm has
+        launches = max(0, 3 * sizes.groups - 1) * LAUNCH_SECONDS  # beside the one that every algorithm has
         return GpuCost(
             sizes.groups * products + transforms / TRANSFORM_EFFICIENCY + launches,
             sizes.groups * flops,
@@ -320,7 +321,7 @@ class GpuWinograd(GpuAlgorithm):
 
     def _products(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str, sizes: Sizes) -> GpuLaunch:
         items = self.points * sizes.rows // config.rows * -(-spec.k // config.columns)
-        programs = min(items, gpu.multiprocessors)
+        programs = min(items, gpu.multiprocessors * resident_blocks(config, gpu, precision))
         constants = {
             "POINTS": self.points,
             "DEPTH": sizes.depth,
@@ -359,6 +360,14 @@ class GpuWinograd(GpuAlgorithm):
         types = {PRODUCTS: "f32", BIAS: "f32"}
         grid = (-(-tiles // block_tiles) * -(-spec.k // block_channels),)
         return GpuLaunch(winograd_output, grid, arguments, constants, types, warps=TRANSFORM_WARPS, stages=1)
+
+
+def resident_blocks(config: GpuTile, gpu: Gpu, precision: str) -> int:
+    """Blocks of the products that a multiprocessor runs at once: while one stores its sums, another multiplies."""
+    threads = config.warps * WARP_THREADS
+    registers = config.rows * config.columns + OTHER_REGISTERS * threads
+    shared_bytes = config.shared_bytes(PRECISION_BYTES[precision])
+    return max(1, min(gpu.registers // registers, gpu.shared_bytes // shared_bytes))
 
 
 def depth_of(channels: int, elem_bytes: int) -> int:
