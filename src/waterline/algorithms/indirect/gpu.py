@@ -21,6 +21,7 @@ and padding. Numerics: sums in f32, one chain over (r, s, c).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -44,7 +45,7 @@ from waterline.algorithms.gpu import (
 from waterline.algorithms.indirect.gpu_kernels import indirect_boxes, indirect_rows
 from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import has_activations
-from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, GpuLaunch
+from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, WARP_THREADS, GpuLaunch
 from waterline.errors import Refused
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
@@ -76,7 +77,11 @@ TILES = (
     (64, 32, 4),
     (64, 16, 4),
 )
-MOST_EXACT_ELEMS = 64 * 64  # of a tile of exact f32 products, which are not the matrix unit's: four warps hold no more
+# Products of f32 that are exact are not the matrix unit's, and hold their operands in registers.
+MOST_EXACT_ELEMS = 64 * 64
+EXACT_DEPTH = 16
+MOST_RUNS_SIDE = 128  # rows or columns of a tile of runs
+PART_BYTES = 128  # of a thread's results that pass through the epilogue at once
 DEPTH_BYTES = 128  # of one product, at most: what shared memory serves without conflicts
 MOST_STAGES = 4
 GROUP_ROWS = 8
@@ -85,7 +90,11 @@ LEAST_GROUP_CHANNELS = 16  # in and out: the least that a matrix instruction mul
 MOST_BOX = 256  # pixels along one axis that a bulk copy moves
 LARGEST_OFFSET = 2**31 - 1
 # Of the peak, of a full wave of large tiles: estimates.
-EFFICIENCY = {"boxes": 0.65, "taps": 0.6, "runs": 0.35}
+EFFICIENCY = {"boxes": 0.65, "taps": 0.6, "runs": 0.6}
+# That a multiprocessor reads while all read, of 64 that its port passes; and that rows found by their addresses bring,
+# for each byte of a vector: a warp's load takes a dozen instructions with its addresses and conditions. Estimates.
+L2_BYTES_PER_CYCLE = 45
+ROW_BYTES_PER_CYCLE = 10
 LINE_EFFICIENCY = 0.8  # of boxes that are a line of images or of columns
 
 
@@ -154,6 +163,7 @@ class GpuIndirect(GpuAlgorithm):
             "CHUNKS": depth.chunks,
             "BLOCK_COLUMNS": tile.columns,
             "BLOCK_DEPTH": tile.depth,
+            "PART_ELEMS": tile.warps * WARP_THREADS * PART_BYTES // PRECISION_BYTES[precision],
             "GROUP_ROWS": GROUP_ROWS,
             "PROGRAMS": programs,
             "PRECISION": INPUT_PRECISION[precision],
@@ -224,11 +234,17 @@ def run_of(spec: ConvSpec, precision: str) -> tuple[int, int]:
     """
     if spec.dilation[1] > 1:
         return spec.s * spec.c, 0
-    aligned = ALIGNMENT_BYTES // PRECISION_BYTES[precision]
-    while (spec.stride[1] * spec.c) % aligned or (spec.w * spec.c) % aligned:
-        aligned //= 2
+    aligned = math.gcd(ALIGNMENT_BYTES // PRECISION_BYTES[precision], spec.stride[1] * spec.c, spec.w * spec.c)
     lead = -spec.pad[1] * spec.c % aligned
     return _up(lead + spec.s * spec.c, aligned), lead
+
+
+def vector_bytes(spec: ConvSpec, config: IndirectConfig, precision: str) -> int:
+    """That one load of a thread brings, where rows are found by their addresses."""
+    elem_bytes = PRECISION_BYTES[precision]
+    if config.loads == "taps" or spec.dilation[1] > 1:
+        return math.gcd(ALIGNMENT_BYTES, spec.group_c * elem_bytes)
+    return math.gcd(ALIGNMENT_BYTES, spec.stride[1] * spec.c * elem_bytes, spec.w * spec.c * elem_bytes)
 
 
 def refuse_boxes(spec: ConvSpec, gpu: Gpu, precision: str) -> Refusal | None:
@@ -289,29 +305,40 @@ def executed_flops(spec: ConvSpec, config: IndirectConfig, precision: str) -> fl
 
 
 def arithmetic_seconds(spec: ConvSpec, config: IndirectConfig, gpu: Gpu, precision: str) -> float:
-    """Waves of tiles one after the other; tiles that read much for what they compute wait for memory."""
+    """Waves of tiles one after the other, each as long as its products or as its loads from the second-level cache."""
     tile = config.tile
     tiles = row_tiles(spec, config) * spec.groups * -(-spec.group_k // tile.columns)
     if not tiles:
         return 0.0
-    reading = tile.rows * tile.columns / (tile.rows + tile.columns)
-    share = config.efficiency * reading / (reading + 16) * tile.depth / (tile.depth + 8)
-    waves = -(-tiles // gpu.multiprocessors)
     tile_flops = executed_flops(spec, config, precision) / tiles
-    return waves * gpu.multiprocessors * tile_flops / (gpu.peak(precision) * share)
+    share = config.efficiency * tile.depth / (tile.depth + 8)
+    product_seconds = tile_flops * gpu.multiprocessors / (gpu.peak(precision) * share)
+    row_rate = L2_BYTES_PER_CYCLE
+    if config.loads != "boxes":
+        row_rate = min(row_rate, ROW_BYTES_PER_CYCLE * vector_bytes(spec, config, precision))
+    # An element of a row meets all columns of the tile, an element of the filters all rows.
+    cycles = (
+        tile_flops / 2 * PRECISION_BYTES[precision] * (1 / tile.columns / row_rate + 1 / tile.rows / L2_BYTES_PER_CYCLE)
+    )
+    read_seconds = cycles / gpu.clock_hz
+    return -(-tiles // gpu.multiprocessors) * max(product_seconds, read_seconds)
 
 
 def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[IndirectConfig]:
     elem_bytes = PRECISION_BYTES[precision]
     elems = spec.group_c if loads != "runs" else spec.r * run_of(spec, precision)[0]
-    depths = [depth for depth in (64, 32, 16) if depth * elem_bytes <= DEPTH_BYTES]
-    depth = min(depths, key=lambda each: _up(elems, each) * (each + 8) / each)
+    is_exact = precision == "f32"
+    depths = [depth for depth in (64, 32, 16) if depth * elem_bytes <= DEPTH_BYTES and not is_exact]
+    depth = min(depths, key=lambda each: _up(elems, each) * (each + 8) / each, default=EXACT_DEPTH)
     made = []
     for rows, columns, warps in TILES:
+        if loads == "runs":  # whose addresses of single elements take registers
+            if max(rows, columns) > MOST_RUNS_SIDE:
+                continue
+            warps = 8 if rows == MOST_RUNS_SIDE else warps
         stage_bytes = GpuTile(rows, columns, depth, warps, 1).shared_bytes(elem_bytes)
         # Four warps leave room for a second block, but never less than three stages.
         stages = min(max(gpu.shared_bytes * warps // 8 // stage_bytes, 3), MOST_STAGES)
-        is_exact = precision == "f32"
         if stages * stage_bytes > gpu.shared_bytes or (is_exact and rows * columns > MOST_EXACT_ELEMS):
             continue
         tile = GpuTile(rows, columns, depth, warps, stages)

@@ -19,7 +19,7 @@ def _place_of(tile, row_tiles, COLUMN_TILES: tl.constexpr, GROUP_ROWS: tl.conste
 
 
 @triton.jit
-def _store_columns(
+def _store(
     sums,
     bias,
     residual,
@@ -32,7 +32,7 @@ def _store_columns(
     GROUP_K: tl.constexpr,
     COLUMN_TILES: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    PART_ELEMS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BEFORE: tl.constexpr,
     BEFORE_A: tl.constexpr,
@@ -42,61 +42,15 @@ def _store_columns(
     AFTER_A: tl.constexpr,
     AFTER_B: tl.constexpr,
 ):
-    """The epilogue and the only store of COLUMNS columns of a tile, from begin on. row: pixels of y, in 64 bits."""
-    tiles_of_group: tl.constexpr = COLUMN_TILES * GROUP_K // K
-    within = column_tile % tiles_of_group * BLOCK_COLUMNS + begin + tl.arange(0, COLUMNS)
-    column = column_tile // tiles_of_group * GROUP_K + within
-    is_column = within < GROUP_K
-    places = row[:, None] * K + column[None, :]
-    is_place = is_row[:, None] & is_column[None, :]
-    out = finish(
-        sums,
-        bias,
-        residual,
-        column,
-        is_column,
-        places,
-        is_place,
-        HAS_BIAS,
-        BEFORE,
-        BEFORE_A,
-        BEFORE_B,
-        HAS_RESIDUAL,
-        AFTER,
-        AFTER_A,
-        AFTER_B,
-    )
-    tl.store(y + places, out.to(y.dtype.element_ty), is_place)
+    """The epilogue and the only store of a tile's columns from begin on. row: pixels of y, in 64 bits.
 
-
-@triton.jit
-def _store(
-    sums,
-    bias,
-    residual,
-    y,
-    row,
-    is_row,
-    column_tile,
-    K: tl.constexpr,
-    GROUP_K: tl.constexpr,
-    COLUMN_TILES: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
-):
-    """The epilogue of a tile and its only store, by halves where a whole tile would take too many registers."""
+    By parts of at most PART_ELEMS: the epilogue of more would take more registers than there are.
+    """
     rows: tl.constexpr = sums.shape[0]
-    if rows * BLOCK_COLUMNS >= 128 * 128:
-        half: tl.constexpr = BLOCK_COLUMNS // 2
-        left, right = sums.reshape(rows, 2, half).permute(0, 2, 1).split()
-        _store_columns(
+    columns: tl.constexpr = sums.shape[1]
+    if rows * columns > PART_ELEMS:
+        left, right = sums.reshape(rows, 2, columns // 2).permute(0, 2, 1).split()
+        _store(
             left,
             bias,
             residual,
@@ -104,12 +58,12 @@ def _store(
             row,
             is_row,
             column_tile,
-            0,
+            begin,
             K,
             GROUP_K,
             COLUMN_TILES,
             BLOCK_COLUMNS,
-            half,
+            PART_ELEMS,
             HAS_BIAS,
             BEFORE,
             BEFORE_A,
@@ -119,7 +73,7 @@ def _store(
             AFTER_A,
             AFTER_B,
         )
-        _store_columns(
+        _store(
             right,
             bias,
             residual,
@@ -127,12 +81,12 @@ def _store(
             row,
             is_row,
             column_tile,
-            half,
+            begin + columns // 2,
             K,
             GROUP_K,
             COLUMN_TILES,
             BLOCK_COLUMNS,
-            half,
+            PART_ELEMS,
             HAS_BIAS,
             BEFORE,
             BEFORE_A,
@@ -143,20 +97,20 @@ def _store(
             AFTER_B,
         )
     else:
-        _store_columns(
+        tiles_of_group: tl.constexpr = COLUMN_TILES * GROUP_K // K
+        within = column_tile % tiles_of_group * BLOCK_COLUMNS + begin + tl.arange(0, columns)
+        column = column_tile // tiles_of_group * GROUP_K + within
+        is_column = within < GROUP_K
+        places = row[:, None] * K + column[None, :]
+        is_place = is_row[:, None] & is_column[None, :]
+        out = finish(
             sums,
             bias,
             residual,
-            y,
-            row,
-            is_row,
-            column_tile,
-            0,
-            K,
-            GROUP_K,
-            COLUMN_TILES,
-            BLOCK_COLUMNS,
-            BLOCK_COLUMNS,
+            column,
+            is_column,
+            places,
+            is_place,
             HAS_BIAS,
             BEFORE,
             BEFORE_A,
@@ -166,6 +120,7 @@ def _store(
             AFTER_A,
             AFTER_B,
         )
+        tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
 
 @triton.jit
@@ -210,6 +165,7 @@ def indirect_boxes(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     SKIPS: tl.constexpr,
+    PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -298,10 +254,12 @@ def indirect_boxes(
             row,
             (image < images) & (p < P) & (q < Q),
             column_tile,
+            0,
             K,
             GROUP_K,
             COLUMN_TILES,
             BLOCK_COLUMNS,
+            PART_ELEMS,
             HAS_BIAS,
             BEFORE,
             BEFORE_A,
@@ -345,6 +303,7 @@ def indirect_rows(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
+    PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -416,10 +375,12 @@ def indirect_rows(
             row.to(tl.int64),
             row < rows,
             column_tile,
+            0,
             K,
             GROUP_K,
             COLUMN_TILES,
             BLOCK_COLUMNS,
+            PART_ELEMS,
             HAS_BIAS,
             BEFORE,
             BEFORE_A,
