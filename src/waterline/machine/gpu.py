@@ -5,8 +5,8 @@ As for `Machine`, decisions follow from sizes and rates, never from the name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from waterline.errors import InvalidArgument
 
@@ -33,7 +33,7 @@ class Gpu:
         l2_bytes: of all multiprocessors together.
         clock_hz: nominal, for estimates.
         memory_bytes_per_s: measured, or of the data sheet.
-        measured_flops_per_s: by precision; empty before calibration.
+        measured_flops_per_s: (precision, operations a second); empty before calibration.
         provenance: "estimated", or "measured <date> by waterline <version>".
     """
 
@@ -45,7 +45,7 @@ class Gpu:
     clock_hz: float
     memory_bytes_per_s: float
     registers: int = 65536
-    measured_flops_per_s: MappingProxyType[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    measured_flops_per_s: tuple[tuple[str, float], ...] = ()
     provenance: str = "estimated"
 
     def __post_init__(self) -> None:
@@ -62,10 +62,14 @@ class Gpu:
 
     def peak(self, precision: str) -> float:
         """Operations a second: measured, or what the clock allows."""
-        if precision in self.measured_flops_per_s:
-            return self.measured_flops_per_s[precision]
+        measured = dict(self.measured_flops_per_s)
+        if precision in measured:
+            return measured[precision]
         rates = _RATES[max(major for major in _RATES if major <= self.capability[0])]
         return self.multiprocessors * self.clock_hz * rates[precision]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 A100 = Gpu("A100", (8, 0), 108, 163 << 10, 40 << 20, 1.41e9, 1.55e12)
