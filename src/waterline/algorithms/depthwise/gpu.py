@@ -252,7 +252,7 @@ WARPS = (8, 4, 2)
 LOAD_BYTES = 16  # of one thread at a time: the widest load there is
 MOST_CHANNELS = 128
 MOST_HELD_TAPS = 8
-MOST_UNROLLED_TAPS = 25  # of a filter whose code is laid out whole; of a longer one it is a loop over filter columns
+MOST_UNROLLED_TAPS = 9  # of a filter whose code is laid out whole; of a longer one it is a loop over filter columns
 MOST_REGISTERS = 200
 MOST_CONFIGS = 6
 # Offsets from a strip's start are 32-bit numbers: columns x channels of a strip, and channels of four more like it.
@@ -263,6 +263,7 @@ LANES, L1_BYTES, L2_BYTES = 128, 128, 32
 # address and masks, and on the beginning and the end of a block.
 WIDENING = {"f32": 0, "tf32": 0, "f16": 1, "bf16": 2}
 LOAD_SLOTS, BLOCK_SLOTS = 2, 100
+BUSY_WARPS = 8  # of a multiprocessor that keep its arithmetic busy
 LATENCY_WARPS = 6  # so many on a multiprocessor draw half of what memory gives
 RESIDENT_BLOCKS = 16
 NOT_OVERLAPPED = 0.25  # of what takes less time than the longest of arithmetic, caches and memory
@@ -285,18 +286,21 @@ class GpuDepthwise(GpuAlgorithm):
 
     def configs(self, spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuStrip]:
         taps = spec.r if spec.r <= MOST_HELD_TAPS else -(-spec.r // -(-spec.r // MOST_HELD_TAPS))
-        vector = LOAD_BYTES // PRECISION_BYTES[precision]
+        # Elements of one load: at every pixel its address must be a multiple of its bytes.
+        vector = min(LOAD_BYTES // PRECISION_BYTES[precision], spec.k & -spec.k)
         heights = dict.fromkeys(-(-spec.p // -(-spec.p // most)) for most in ROWS)
         widest = min(MOST_CHANNELS, _power(spec.k))
         found = {
             GpuStrip(rows, min(columns, _power(spec.q)), channels, taps, warps)
             for rows in heights
             for warps in WARPS
-            for elems in (vector, vector // 2)
+            for elems in (vector, max(1, vector // 2))
             for channels in {widest, max(1, widest // 2), max(1, widest // 4)}
             if (columns := warps * WARP_THREADS * elems // channels)
         }
         few = [config for config in found if config.registers <= MOST_REGISTERS]
+        # Where the layer is too small for them, strips whose loads are narrower.
+        few = [config for config in few if config.thread_elems >= vector // 2] or few
         order = lambda config: (self.cost(spec, config, gpu, precision).seconds, -config.rows, config.warps)  # noqa: E731
         return sorted(few, key=order)[:MOST_CONFIGS]
 
@@ -310,7 +314,9 @@ class GpuDepthwise(GpuAlgorithm):
         slots = spec.taps + loads * (WIDENING[precision] + LOAD_SLOTS / config.thread_elems)
         slots += BLOCK_SLOTS / (config.rows * config.thread_elems)
         cycle_s = 1 / (gpu.multiprocessors * gpu.clock_hz)
-        busy = blocks / (-(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
+        resident = min(RESIDENT_BLOCKS, gpu.registers // (WARP_THREADS * config.registers * config.warps))
+        warps = config.warps * max(1, min(resident, -(-blocks // gpu.multiprocessors)))
+        busy = min(1.0, warps / BUSY_WARPS) * blocks / (-(-blocks // gpu.multiprocessors) * gpu.multiprocessors)
         arithmetic = outputs * slots / LANES * cycle_s / busy
         first_level = outputs * (loads + 1) * elem_bytes / L1_BYTES * cycle_s / busy
         wide = (config.columns - 1) * spec.stride[1] + (spec.s - 1) * spec.dilation[1] + 1
@@ -318,8 +324,6 @@ class GpuDepthwise(GpuAlgorithm):
         reads = blocks * min(high, spec.h) * min(wide, spec.w) * config.channels
         second_level = (reads + outputs) * elem_bytes / L2_BYTES * cycle_s / busy
         moved = spec.least_bytes * elem_bytes / spec.elem_bytes
-        resident = min(RESIDENT_BLOCKS, gpu.registers // (WARP_THREADS * config.registers * config.warps))
-        warps = config.warps * max(1, min(resident, -(-blocks // gpu.multiprocessors)))
         memory = moved / gpu.memory_bytes_per_s * (warps + LATENCY_WARPS) / warps
         times = (arithmetic, first_level, second_level, memory)
         seconds = max(times) + NOT_OVERLAPPED * (sum(times) - max(times))
