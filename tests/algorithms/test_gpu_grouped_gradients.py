@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from waterline.algorithms.grouped.gpu_gradients import (
     weight_gradient_of,
 )
 from waterline.errors import Refused
-from waterline.machine.gpu import H200
+from waterline.machine.gpu import A100, H200, PRECISIONS, Gpu
 from waterline.reference import compare
 from waterline.spec import ConvSpec, Epilogue
 
@@ -160,6 +161,16 @@ def test_weights_are_packed_by_a_launch(text: str):
     x = torch.randn(spec.n, spec.h, spec.w, spec.c).to(torch.float16)
     layer.run({**given, X: x, Y: y, BIAS: torch.randn(spec.k)})
     assert not y.isnan().any()
+
+
+@pytest.mark.parametrize("gpu", [A100, H200], ids=lambda gpu: gpu.name)
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_ordinary_layers_are_served(width: int, gpu: Gpu):
+    for stride, size, precision in product((1, 2), (1, 3, 7), PRECISIONS):
+        pad = size // 2
+        text = f"n32_c128_h28_w28_k128_r{size}_s{size}_st{stride}_pd{pad}_dl1_g{128 // width}"
+        for make in (forward, data_gradient, weight_gradient):
+            assert make(ConvSpec.parse(text), gpu, precision).launches
 
 
 def test_the_gradient_is_a_convolution_of_the_layers_size():

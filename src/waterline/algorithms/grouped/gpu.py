@@ -62,13 +62,14 @@ ROW_BYTES = 512  # of the operand: with 64 rows and 4 warps that many registers
 SUM_REGISTERS = 64
 # Products without the matrix unit are unrolled along their depth, so that both stay small.
 PLAIN_DEPTH = 64
-PLAIN_SUMS = 16
+PLAIN_SUMS = 32
 MOST_ELEMS = 2**30  # of an image: offsets within it have 32 bits
 STREAMED_STAGES = 2  # loads under way where weights do not stay
 PROGRAM_REGISTERS = 168  # of a thread, for guessing how many programs run at once
 HELD_CHUNKS = 8  # of weights that stay in shared memory: what multiplies them is unrolled
 SECTOR_BYTES = 32  # that memory moves at least
 ON_CHIP_BYTES = 128  # that shared memory and the first-level cache of a multiprocessor move together, each cycle
+PRODUCT_CYCLES = 64  # for four warps to meet before and after a product of 64 rows
 FILL = 4  # times as long takes a byte between the first-level cache and the second one
 MATRIX_EFFICIENCY = 0.6  # of the peak, of products that are this narrow
 CONFIGS = 6
@@ -374,7 +375,8 @@ def layouts(spec: ConvSpec, most_depth: int, least_depth: int = LEAST_DOT) -> It
         if pixels:
             # Each product costs about as much beside its depth as one more pixel.
             best = min(pixels, key=lambda count: (-(-window // count) * (count + 1), -count))
-            yield Layout(spec, GpuWindows((tile_h, tile_w), groups, best))
+            for count in dict.fromkeys((best, pixels[0])):  # the least fits where others do not
+                yield Layout(spec, GpuWindows((tile_h, tile_w), groups, count))
 
 
 class GpuGrouped(GpuAlgorithm):
@@ -419,7 +421,7 @@ class GpuGrouped(GpuAlgorithm):
         # The operand: fetched, written to shared memory and read there, beside the weights; sums change their layout.
         weights = depth * columns * elem_bytes
         product_bytes = config.rows * depth * elem_bytes * 3 + config.rows * columns * 2 * 4
-        product_bytes += weights * config.rows / MATRIX_ROWS
+        product_bytes += (weights + layout.chunks * PRODUCT_CYCLES * ON_CHIP_BYTES) * config.rows / MATRIX_ROWS
         held = layout.is_held(gpu, precision)
         weight_loads = min(products, gpu.multiprocessors) if held else products
         on_chip = products * product_bytes + 2 * weight_loads * weights
