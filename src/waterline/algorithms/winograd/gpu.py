@@ -144,8 +144,11 @@ TILES = (
     (64, 32, 4, 4),
     (32, 32, 4, 4),
 )
-# Without the matrix unit (f32) a thread keeps its operands in registers too: with more sums than these they spill.
+# Without the matrix unit (f32) a thread keeps operands in registers too: with more sums, or more loads under way, these
+# spill; and a step takes long enough for the next one's loads.
 MOST_SCALAR_SUMS = 64
+SCALAR_DEPTH = 16
+SCALAR_STAGES = 2
 OTHER_REGISTERS = 64  # of a thread, beside its sums
 GROUP_ROWS = 8
 STEP_CHANNELS = 8  # what a step of the products takes beside its own channels, in channels
@@ -217,14 +220,17 @@ class GpuWinograd(GpuAlgorithm):
 
     def configs(self, spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuTile]:
         elem_bytes = PRECISION_BYTES[precision]
-        depth = depth_of(spec.c, elem_bytes)
-        tiles = [GpuTile(rows, columns, depth, warps, stages) for rows, columns, warps, stages in TILES]
-        most = MOST_SCALAR_SUMS * WARP_THREADS if precision == "f32" else tiles[0].rows * tiles[0].columns
-        fitting = [
-            tile
-            for tile in tiles
-            if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes and tile.rows * tile.columns <= most * tile.warps
-        ]
+        if precision == "f32":
+            most = MOST_SCALAR_SUMS * WARP_THREADS
+            tiles = [
+                GpuTile(rows, columns, SCALAR_DEPTH, warps, SCALAR_STAGES)
+                for rows, columns, warps, _ in TILES
+                if rows * columns <= most * warps
+            ]
+        else:
+            depth = depth_of(spec.c, elem_bytes)
+            tiles = [GpuTile(rows, columns, depth, warps, stages) for rows, columns, warps, stages in TILES]
+        fitting = [tile for tile in tiles if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
         return sorted(fitting, key=lambda tile: self.cost(spec, tile, gpu, precision).seconds)
 
     def cost(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuCost:
