@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -111,7 +112,8 @@ def _elementwise(
     images, (rows, row_steps), (columns, column_steps) = _axes(shapes, out)
     block_rows, block_columns = _tile(rows, columns, precision, TILE_BYTES // PRECISION_BYTES[precision])
     params = (*(after.params if after else ()), 0.0, 0.0)
-    constants = {"ROWS": rows, "COLUMNS": columns, "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns}
+    constants: dict[str, Any] = {"ROWS": rows, "COLUMNS": columns}
+    constants |= {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns}
     constants |= {"KIND": kind, "AFTER": after.kind if after else NO_ACTIVATION}
     constants |= {"AFTER_A": float(params[0]), "AFTER_B": float(params[1])}
     for i, name in enumerate("AB"):

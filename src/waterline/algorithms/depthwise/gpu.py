@@ -17,6 +17,8 @@ chain over (s, r) that begins with the bias. Padding counts as zeros.
 """
 
 # ruff: noqa: RUF005 - Triton knows no (*a, b)
+# mypy: disable-error-code=assignment
+# Tuples in kernels grow, and Triton takes no types of local names.
 from __future__ import annotations
 
 import math
