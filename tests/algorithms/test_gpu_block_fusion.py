@@ -16,7 +16,7 @@ from waterline.algorithms.block_fusion.gpu_kernels import held, parts
 from waterline.algorithms.gpu import TORCH_TYPES, Y
 from waterline.graph.block import BlockSpec
 from waterline.graph.ops import Binary, LayerNorm, Unary
-from waterline.machine.gpu import H200
+from waterline.machine.gpu import A100, H200
 from waterline.reference import compare, conv2d, conv_bound, evaluate
 from waterline.reference.bounds import activation_bound
 from waterline.reference.convolution import correlate
@@ -284,6 +284,14 @@ def test_parts_hold_all_channels(size: int):
     widths = parts(size, 128)
     assert all(16 <= width <= 128 and width & (width - 1) == 0 for width in widths)
     assert size <= held(size, 128) <= max(16, -(-size * 4 // 3) + 15)
+
+
+def test_older_processors_hold_fewer_sums():
+    block = block_of(*products(1, 64, 4, 4, 64, 256))
+    refusal = BLOCK_FUSION_GPU.refuse(block, A100, "f16")
+    assert refusal is not None
+    assert "before sm_90" in refusal.reason
+    assert BLOCK_FUSION_GPU.refuse(block, H200, "f16") is None
 
 
 def test_configs_fit_and_are_sorted():

@@ -66,13 +66,12 @@ class GpuBlock:
         return elem_bytes * (self.pixels * all_depth + weights + self.pixels * self.chunk)
 
 
-# On the matrix unit, those that read weights least first, and for each how many channels the compiler keeps in
-# registers: of the result, as sums, and of what a grouped convolution makes. Warps share the pixels, 16 at a time.
-# What is wider than 64 channels takes more registers at the end, for residuals and addresses.
+# On the matrix unit, those that read weights least first, and for each how many channels `_kept` the compiler has
+# registers for. Warps share the pixels, 16 at a time. Parts of the result that are wider than 64 channels would take
+# more of them at the end, for residuals and addresses.
 MATRIX_TILES = (
     (GpuBlock(256, 0, 64, 128, 64, 8, 3), 64),
     (GpuBlock(256, 0, 64, 128, 64, 8, 2), 64),
-    (GpuBlock(256, 0, 32, 128, 64, 8, 2), 96),
     (GpuBlock(128, 0, 64, 128, 64, 8, 3), 192),
     (GpuBlock(128, 0, 64, 128, 64, 8, 2), 192),
     (GpuBlock(64, 0, 64, 128, 64, 4, 3), 192),
@@ -81,7 +80,9 @@ MATRIX_TILES = (
     (GpuBlock(64, 0, 32, 64, 64, 4, 2), 384),
 )
 # Of exact f32 products a thread holds both operands in registers.
-EXACT_TILES = ((GpuBlock(32, 0, 32, 32, 64, 4, 2), 128), (GpuBlock(16, 0, 16, 16, 32, 4, 1), 512))
+EXACT_TILES = ((GpuBlock(32, 0, 32, 32, 64, 4, 2), 128), (GpuBlock(16, 0, 16, 16, 32, 4, 1), 256))
+# Before sm_90, where operands of the matrix unit take registers: pixels of a tile, and channels of sums.
+MOST_PIXELS, MOST_SUMS = 128, 192
 TILE_COLUMNS = (8, 16)
 FRONT_DEPTH = 32  # channels that a front makes at a time: with more, a grouped one multiplies more zeros
 MOST_SPAN = 128  # channels that one part of a grouped convolution may read
@@ -117,8 +118,10 @@ class GpuBlockFusion:
                     f"{FRONT_DEPTH} channels of its {stages.front.r}x{stages.front.s} convolution read {reads} "
                     f"channels, more than {MOST_SPAN}"
                 )
+        if gpu.capability[0] < 9 and precision != "f32" and k > MOST_SUMS:
+            return Refusal(f"sums of {k} channels: before sm_90 registers hold those of {MOST_SUMS}")
         if not self.configs(block, gpu, precision):
-            least, most = _tiles(stages, precision)[-1]
+            least, most = _tiles(stages, gpu, precision)[-1]
             depth = stages.expand.c
             least_bytes = least.shared_bytes(depth, k, PRECISION_BYTES[precision])
             return Refusal(
@@ -133,10 +136,12 @@ class GpuBlockFusion:
         depth, k = stages.expand.c, stages.project.k
         _, _, _, columns = block.output
         found = []
-        for tile, most in _tiles(stages, precision):
+        for tile, most in _tiles(stages, gpu, precision):
             shared_bytes = tile.shared_bytes(depth, k, PRECISION_BYTES[precision])
             if shared_bytes > gpu.shared_bytes or _kept(stages, tile, precision) > most:
                 continue
+            if any(replace(other, columns=0, stages=tile.stages) == tile for other in found):
+                continue  # as many loads under way as there is shared memory for
             found.append(tile)
             if stages.front is None:
                 continue
@@ -269,20 +274,22 @@ def _stages(block: BlockSpec) -> Stages:
     return stages
 
 
-def _tiles(stages: Stages, precision: str) -> list[tuple[GpuBlock, int]]:
+def _tiles(stages: Stages, gpu: Gpu, precision: str) -> list[tuple[GpuBlock, int]]:
     """All tiles, with parts as the layer in front wants them, and the channels that they keep."""
     tiles = EXACT_TILES if precision == "f32" else MATRIX_TILES
+    if gpu.capability[0] < 9:
+        tiles = tuple((tile, most) for tile, most in tiles if tile.pixels <= MOST_PIXELS)
     if stages.front is None:
         return list(tiles)
     return [(replace(tile, depth=min(tile.depth, FRONT_DEPTH)), most) for tile, most in tiles]
 
 
 def _kept(stages: Stages, tile: GpuBlock, precision: str) -> int:
-    """Channels of 32 bits that a tile keeps in registers while it works."""
+    """Channels of 32 bits that a tile has in registers."""
     sums = held(stages.project.k, tile.outputs)
-    if stages.front is None or is_depthwise(stages.front):
+    if precision == "f32" or (stages.front is None and stages.norm is None):
         return sums
-    # What the matrix unit has made lies in registers as the next product takes it.
+    # What has been computed, and not loaded, lies in registers before the next product, or even while it runs.
     return sums + held(stages.expand.c, tile.depth) * PRECISION_BYTES[precision] // 4
 
 

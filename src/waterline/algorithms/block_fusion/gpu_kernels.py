@@ -47,6 +47,12 @@ def part_begin(size, most, part):
 
 
 @triton.constexpr_function
+def part_filled(size, most, part):
+    """Channels of a part that there are."""
+    return min(part_width(size, most, part), size - part_begin(size, most, part))
+
+
+@triton.constexpr_function
 def held(size, most):
     """Channels that the parts hold, those that there are not among them."""
     return sum(parts(size, most))
@@ -133,21 +139,22 @@ def depthwise_sums(
 
 
 @triton.jit
-def normalised(
-    inputs, scale, bias, SIZE: tl.constexpr, MOST: tl.constexpr, EPSILON: tl.constexpr, HAS_BIAS: tl.constexpr
-):
-    """(x - mean) / sqrt(variance + EPSILON) * scale + bias over the channels of all parts; the variance in a second
-    pass, of differences."""
-    mean = tl.sum(tl.where((channels(SIZE, MOST, 0) < SIZE)[None, :], inputs[0].to(tl.float32), 0.0), 1)
-    for part in tl.static_range(1, part_count(SIZE, MOST)):
-        mean += tl.sum(tl.where((channels(SIZE, MOST, part) < SIZE)[None, :], inputs[part].to(tl.float32), 0.0), 1)
-    mean = mean * (1.0 / SIZE)
-    variance = tl.zeros_like(mean)
-    for part in tl.static_range(part_count(SIZE, MOST)):
-        difference = inputs[part].to(tl.float32) - mean[:, None]
-        difference = tl.where((channels(SIZE, MOST, part) < SIZE)[None, :], difference, 0.0)
-        variance += tl.sum(difference * difference, 1)
-    factor = tl.rsqrt(variance * (1.0 / SIZE) + EPSILON)
+def with_part(mean, squares, a, is_channel, BEFORE: tl.constexpr, COUNT: tl.constexpr):
+    """Mean, and sum of squared differences from it, of COUNT channels beside BEFORE earlier ones.
+
+    Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979):
+    no cancellation, and a part is needed once.
+    """
+    own = tl.sum(tl.where(is_channel[None, :], a, 0.0), 1) * (1.0 / COUNT)
+    difference = tl.where(is_channel[None, :], a - own[:, None], 0.0)
+    apart = own - mean
+    squares += tl.sum(difference * difference, 1) + apart * apart * (BEFORE * COUNT / (BEFORE + COUNT))
+    return mean + apart * (COUNT / (BEFORE + COUNT)), squares
+
+
+@triton.jit
+def normalised(inputs, mean, factor, scale, bias, SIZE: tl.constexpr, MOST: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """(x - mean) * factor * scale + bias of all parts."""
     found = ()
     for part in tl.static_range(part_count(SIZE, MOST)):
         channel = channels(SIZE, MOST, part)
@@ -250,6 +257,7 @@ def block_fusion(
 
     # The input of the first product: as it lies in memory, or as the layers in front make it.
     inputs = ()
+    mean, squares = tl.zeros((PIXELS,), tl.float32), tl.zeros((PIXELS,), tl.float32)
     image, row, from_column = line // P, line % P * STRIDE_H - TOP, column * STRIDE_W - LEFT
     for part in tl.static_range(part_count(DEPTH, MOST_DEPTH)):
         channel = channels(DEPTH, MOST_DEPTH, part)
@@ -315,10 +323,19 @@ def block_fusion(
                 FRONT_AFTER_A,
                 FRONT_AFTER_B,
             )
-            a = a.to(y.dtype.element_ty)
-        inputs += (a,)
+        if HAS_NORM:
+            mean, squares = with_part(
+                mean,
+                squares,
+                a.to(tl.float32),
+                is_channel,
+                part_begin(DEPTH, MOST_DEPTH, part),
+                part_filled(DEPTH, MOST_DEPTH, part),
+            )
+        inputs += (a.to(y.dtype.element_ty),)
     if HAS_NORM:
-        inputs = normalised(inputs, norm_scale, norm_bias, DEPTH, MOST_DEPTH, EPSILON, HAS_NORM_BIAS)
+        factor = tl.rsqrt(squares * (1.0 / DEPTH) + EPSILON)
+        inputs = normalised(inputs, mean, factor, norm_scale, norm_bias, DEPTH, MOST_DEPTH, HAS_NORM_BIAS)
 
     # Hidden channels, a chunk at a time: they are made, activated, and become part of all sums.
     sums = ()
