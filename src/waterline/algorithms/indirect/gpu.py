@@ -81,7 +81,7 @@ TILES = (
 MOST_EXACT_ELEMS = 64 * 64
 EXACT_DEPTH = 16
 MOST_RUNS_SIDE = 128  # rows or columns of a tile of runs
-PART_BYTES = 128  # of a thread's results that pass through the epilogue at once
+PART_BYTES = 64  # of a thread's results that pass through the epilogue at once
 DEPTH_BYTES = 128  # of one product, at most: what shared memory serves without conflicts
 MOST_STAGES = 4
 GROUP_ROWS = 8
@@ -311,7 +311,9 @@ def arithmetic_seconds(spec: ConvSpec, config: IndirectConfig, gpu: Gpu, precisi
     if not tiles:
         return 0.0
     tile_flops = executed_flops(spec, config, precision) / tiles
-    share = config.efficiency * tile.depth / (tile.depth + 8)
+    # What is not products is longer in small tiles and short steps.
+    reading = tile.rows * tile.columns / (tile.rows + tile.columns)
+    share = config.efficiency * tile.depth / (tile.depth + 8) * reading / (reading + 8)
     product_seconds = tile_flops * gpu.multiprocessors / (gpu.peak(precision) * share)
     row_rate = L2_BYTES_PER_CYCLE
     if config.loads != "boxes":
@@ -332,6 +334,8 @@ def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[Indir
     depth = min(depths, key=lambda each: _up(elems, each) * (each + 8) / each, default=EXACT_DEPTH)
     made = []
     for rows, columns, warps in TILES:
+        if loads != "boxes" and columns > 2 * rows:
+            continue  # filters that arrive without bulk copies take a thread's registers
         if loads == "runs":  # whose addresses of single elements take registers
             if max(rows, columns) > MOST_RUNS_SIDE:
                 continue
