@@ -140,8 +140,8 @@ class GpuBlockFusion:
             shared_bytes = tile.shared_bytes(depth, k, PRECISION_BYTES[precision])
             if shared_bytes > gpu.shared_bytes or _kept(stages, tile, precision) > most:
                 continue
-            if any(replace(other, columns=0, stages=tile.stages) == tile for other in found):
-                continue  # as many loads under way as there is shared memory for
+            if any(other.pixels == tile.pixels for other in found):
+                continue  # of one size, the longest chunks and the most loads under way that there is room for
             found.append(tile)
             if stages.front is None:
                 continue
