@@ -127,7 +127,7 @@ def test_precisions(precision: str):
     [GpuWindows((1, 1), 2, 4, 16), GpuWindows((2, 2), 1, 4, 16), GpuWindows((1, 2), 2, 16, 16)],
     ids=str,
 )
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (1, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (1, 17)])
 def test_weight_gradients_around_tiles(config: GpuWindows, size: tuple[int, int]):
     """Outputs around the tile, rows around those of a product, several products of a program and several programs."""
     spec = ConvSpec.parse(f"n1_c24_h{size[0]}_w{size[1]}_k24_r3_s3_st1_pd1_dl1_g3")
@@ -189,14 +189,14 @@ def test_other_layers_are_refused(make: object):
 
 AHEAD = """
 import json, sys
-from waterline.algorithms.grouped.gpu_gradients import data_gradient, forward, weight_gradient
+from waterline.algorithms.grouped.gpu_gradients import data_gradient, weight_gradient
 from waterline.machine.gpu import A100, H200
 from waterline.spec import ConvSpec
 
 precision, capability, *texts = sys.argv[1:]
 gpu, found = {"80": A100, "90": H200}[capability], []
 for text in texts:
-    for make in (forward, data_gradient, weight_gradient):
+    for make in (data_gradient, weight_gradient):
         for launch in make(ConvSpec.parse(text), gpu, precision).launches:
             made = launch.compile(precision, int(capability))
             kinds, usage = sorted(made.matrix_instructions), made.usage()
@@ -208,7 +208,7 @@ print(json.dumps(found))
 
 @pytest.mark.parametrize(("capability", "instruction"), [("80", "mma"), ("90", "wgmma")])
 def test_kernels_compile_well(capability: str, instruction: str):
-    texts = [f"n64_c128_h28_w28_k128_r3_s3_st{stride}_pd1_dl1_g16" for stride in (1, 2)]
+    texts = ["n64_c128_h28_w28_k128_r3_s3_st2_pd1_dl1_g16"]
     command = [sys.executable, "-c", AHEAD, "bf16", capability, *texts]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"}, timeout=300

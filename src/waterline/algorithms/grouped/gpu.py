@@ -153,7 +153,7 @@ def grouped(
     held = ()
     if IS_HELD:
         for chunk in tl.static_range(CHUNKS):
-            held = held + (tl.load(packed + chunk * chunk_elems),)  # noqa: RUF005 - Triton knows no (*a, b)
+            held = held + (tl.load(packed + chunk * chunk_elems),)  # type: ignore[assignment]  # noqa: RUF005
     first = tl.program_id(0) // LAYOUT.blocks * LAYOUT.config.rows
     step = tl.num_programs(0) // LAYOUT.blocks * LAYOUT.config.rows
     if IS_HELD:
@@ -420,7 +420,7 @@ class GpuGrouped(GpuAlgorithm):
         flops = 2.0 * products * config.rows * depth * columns
         # The operand: fetched, written to shared memory and read there, beside the weights; sums change their layout.
         weights = depth * columns * elem_bytes
-        product_bytes = config.rows * depth * elem_bytes * 3 + config.rows * columns * 2 * 4
+        product_bytes = 3.0 * config.rows * depth * elem_bytes + config.rows * columns * 2 * 4
         product_bytes += (weights + layout.chunks * PRODUCT_CYCLES * ON_CHIP_BYTES) * config.rows / MATRIX_ROWS
         held = layout.is_held(gpu, precision)
         weight_loads = min(products, gpu.multiprocessors) if held else products
