@@ -114,6 +114,15 @@ def test_epilogues(config: IndirectConfig, epilogue: Epilogue):
     check(INDIRECT_GPU, layer("n2_c8_h3_w2_k20_r2_s1_st1_pd1x0_dl1_g1", epilogue), config)
 
 
+@pytest.mark.parametrize("precision", ["f16", "f32"])
+def test_large_tiles_are_stored_by_parts(precision: str):
+    """Two, four and eight parts, the last of which is not full."""
+    for columns, k in ((64, 61), (128, 125)):
+        config = IndirectConfig("taps", GpuTile(128, columns, 16, 4, 2))
+        epilogue = Epilogue(bias=True, residual=True, after=Activation("relu"))
+        check(INDIRECT_GPU, layer(f"n1_c16_h9_w13_k{k}_r1_s1_st1_pd0_dl1_g1", epilogue), config, precision)
+
+
 @pytest.mark.parametrize("config", [TAPS, RUNS, BOXES[1]], ids=str)
 def test_blocks_take_several_tiles(config: IndirectConfig):
     """More tiles than blocks that run at once, in groups of rows that are not full."""

@@ -4,7 +4,7 @@
 
 is a product of pixels x depth and depth x k, with the depth over (r, s, c), and without a copy of the pixels' patches.
 Sources: Dukhan, "The Indirect Convolution Algorithm" (2019): rows are found through their addresses, and what lies
-outside the image is zero. Lavin, "maxDNN" (2015), section 3: one table of offsets serves all pixels; tiles over images.
+outside the image is zero. Lavin, "maxDNN" (2015): offsets within a patch serve all pixels, and tiles reach over images.
 
 How the rows come (`IndirectConfig.loads`):
 * "boxes": a tile is a box of (images, rows, columns) pixels, and each tap moves a copy of the whole box by hardware
@@ -15,8 +15,8 @@ How the rows come (`IndirectConfig.loads`):
   so that only the whole depth is padded. A run begins early enough to be aligned for vectors, with weights of zero.
 
 Layouts: activations NHWC; weights (g, k/g, depth), k and depth padded with zeros to whole tiles. Tiles of groups lie
-side by side. Elements that meet zero weights are the image's own: they must be finite. Work: the direct algorithm's,
-and padding. Numerics: sums in f32, one chain over (r, s, c).
+side by side. Elements that meet such zeros are read from the image, so they must be finite. Work: the direct
+algorithm's, and padding. Numerics: sums in f32, one chain over (r, s, c).
 """
 
 from __future__ import annotations
