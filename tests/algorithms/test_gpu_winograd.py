@@ -156,6 +156,12 @@ def test_multiprocessors_run_as_many_blocks_as_have_room():
     assert products.grid == (2 * H200.multiprocessors,)
 
 
+@pytest.mark.parametrize("device", [A100, H200], ids=lambda each: each.name)
+def test_sums_of_products_of_one_step_fit_too(device: object):
+    for config in WINOGRAD_F2X2_GPU.configs(layer(8, 16, 28, 28, 256), device, "f16"):
+        assert config.shared_bytes(2) + config.rows * config.columns * 4 <= device.shared_bytes
+
+
 @BOTH
 def test_an_empty_batch_has_no_launches(algorithm: GpuWinograd):
     spec = layer(0, 16, 4, 4, 16)

@@ -230,7 +230,13 @@ class GpuWinograd(GpuAlgorithm):
         else:
             depth = depth_of(spec.c, elem_bytes)
             tiles = [GpuTile(rows, columns, depth, warps, stages) for rows, columns, warps, stages in TILES]
-        fitting = [tile for tile in tiles if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
+
+        def shared_bytes(tile: GpuTile) -> int:
+            """Of operands; and of sums on their way to memory where a product is one step, and the next one's operands
+            arrive meanwhile."""
+            return tile.shared_bytes(elem_bytes) + (spec.c <= tile.depth) * tile.rows * tile.columns * SUM_BYTES
+
+        fitting = [tile for tile in tiles if shared_bytes(tile) <= gpu.shared_bytes]
         return sorted(fitting, key=lambda tile: self.cost(spec, tile, gpu, precision).seconds)
 
     def cost(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuCost:
