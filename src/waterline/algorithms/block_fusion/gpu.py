@@ -140,16 +140,14 @@ class GpuBlockFusion:
             shared_bytes = tile.shared_bytes(depth, k, PRECISION_BYTES[precision])
             if shared_bytes > gpu.shared_bytes or _kept(stages, tile, precision) > most:
                 continue
-            if any(other.pixels == tile.pixels for other in found):
-                continue  # of one size, the longest chunks and the most loads under way that there is room for
-            found.append(tile)
-            if stages.front is None:
+            # Of one size, the longest chunks and the most loads under way that there is room for; without the matrix
+            # unit a small tile is for what a large one has no room for.
+            if any(other.pixels == tile.pixels or precision == "f32" for other in found):
                 continue
-            for wide in TILE_COLUMNS:
-                if columns / (-(-columns // wide) * wide) >= LEAST_FULL:
-                    found.append(replace(tile, columns=wide))
-        # Of equal ones, those of several lines: they read the fewest pixels around them.
-        return sorted(found, key=lambda tile: (self.cost(block, tile, gpu, precision).seconds, -tile.columns))
+            wide = [each for each in TILE_COLUMNS if columns / (-(-columns // each) * each) >= LEAST_FULL]
+            # Several lines need fewer pixels around them than as many pixels in the order of memory.
+            found += [replace(tile, columns=each) for each in wide if stages.front is not None] or [tile]
+        return sorted(found, key=lambda tile: self.cost(block, tile, gpu, precision).seconds)
 
     def cost(self, block: BlockSpec, config: GpuBlock, gpu: Gpu, precision: str) -> GpuCost:
         stages = _stages(block)
