@@ -242,7 +242,9 @@ def execute(arguments: argparse.Namespace) -> int:
 def run(arguments: argparse.Namespace, gpu: Gpu, *, can_time: bool) -> int:
     """Every layer, batch and precision until the time is over. Returns 1 if a result was wrong."""
     end = time.monotonic() + arguments.seconds
-    rows = [("layer", "batch", "precision", "algorithm", "warm us", "cold us", "cudnn / ours", "of bound")]
+    rows: list[Sequence[str]] = [
+        ("layer", "batch", "precision", "algorithm", "warm us", "cold us", "cudnn / ours", "of bound")
+    ]
     found: list[Record] = []
     left, wrong, known = [], 0, gpu
     for precision in arguments.precision:

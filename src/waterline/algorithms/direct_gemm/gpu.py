@@ -5,7 +5,7 @@ Layouts: activations NHWC, so that pixels are the rows of a product; weights (c,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -26,7 +26,7 @@ from waterline.algorithms.gpu import (
 )
 from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import finish, has_activations
-from waterline.codegen.gpu.kernel import GpuLaunch
+from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
 
@@ -129,8 +129,11 @@ TILES = (
     GpuTile(64, 128, 64, 4, 4),
     GpuTile(64, 64, 64, 4, 4),
     GpuTile(64, 32, 64, 4, 4),
-    GpuTile(32, 32, 64, 4, 4),
 )
+# Without the matrix unit (f32) a thread keeps its operands in registers too: with more sums than these, or deeper
+# products, they spill.
+MOST_SCALAR_SUMS = 32
+SCALAR_DEPTH = 16
 GROUP_ROWS = 8
 TILE_EFFICIENCY = 0.8  # of the peak, of a full wave of large tiles
 
@@ -189,7 +192,14 @@ class GpuDirectGemm(GpuAlgorithm):
 def product_tiles(rows: int, columns: int, depth: int, gpu: Gpu, precision: str) -> list[GpuTile]:
     """Tiles of a matrix product that fit shared memory, the most efficient first."""
     elem_bytes = PRECISION_BYTES[precision]
-    fitting = [tile for tile in TILES if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
+    tiles = TILES
+    if precision == "f32":
+        tiles = tuple(
+            replace(tile, depth=SCALAR_DEPTH)
+            for tile in TILES
+            if tile.rows * tile.columns <= MOST_SCALAR_SUMS * tile.warps * WARP_THREADS
+        )
+    fitting = [tile for tile in tiles if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
     return sorted(fitting, key=lambda tile: -tile_efficiency(rows, columns, tile, gpu))
 
 
