@@ -1,7 +1,7 @@
 """Runs a GPU algorithm on one layer in Triton's interpreter, and compares it with the truth in float64.
 
-Two runs on memory that begins as NaN: small whole numbers, whose results are exact where the arithmetic is (that catches
-indexing errors which tolerances hide), and random numbers within the bound of the precision.
+Two runs on memory that begins as NaN: small whole numbers, whose results are exact where the arithmetic is (that
+catches indexing errors which tolerances hide), and random numbers within the bound of the precision.
 """
 
 from __future__ import annotations

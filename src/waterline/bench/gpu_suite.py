@@ -49,6 +49,8 @@ PEAK_SIZE = 8192  # of the matrices whose product is the peak that was measured
 STORE_EPS = {"f32": 2.0**-23, "tf32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7}
 OPERAND_EPS = {"f32": 0.0, "tf32": 2.0**-10, "f16": 0.0, "bf16": 0.0}
 
+HEADINGS = ("layer", "batch", "precision", "algorithm", "warm us", "cold us", "cudnn / ours", "of bound")
+
 Call = Callable[[], None]
 
 

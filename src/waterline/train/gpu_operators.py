@@ -11,6 +11,7 @@ autocast know them. Tensors are channels-last; others are converted. Results are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,9 +19,9 @@ import torch
 from torch import nn
 
 from waterline.algorithms.base import Refusal
-from waterline.algorithms.gpu import TORCH_TYPES, X, Y
+from waterline.algorithms.gpu import TORCH_TYPES, GpuImplementation, X, Y
 from waterline.algorithms.grouped.gpu import GROUPED_GPU
-from waterline.algorithms.grouped.gpu_gradients import DW, DX, DY, WEIGHT, data_gradient, weight_gradient
+from waterline.algorithms.grouped.gpu_gradients import DW, DX, DY, WEIGHT, data_gradient, forward, weight_gradient
 from waterline.codegen.gpu.kernel import is_interpreted
 from waterline.errors import InvalidArgument, Refused
 from waterline.machine.gpu import H200, Gpu
@@ -77,6 +78,14 @@ def spec_of(
     return ConvSpec(n, c, h, w, k, r, s, stride=stride, pad=pad, dilation=dilation, groups=groups)
 
 
+@lru_cache(maxsize=1024)
+def _launches(
+    make: Callable[[ConvSpec, Gpu, str], GpuImplementation], spec: ConvSpec, gpu: Gpu, precision: str
+) -> GpuImplementation:
+    """The same for every step of a training: the choice of a config takes longer than a kernel."""
+    return make(spec, gpu, precision)
+
+
 # ---- operators ------------------------------------------------------------------------------------------------------
 @torch.library.custom_op("waterline::grouped_conv2d", mutates_args=())
 def _forward(
@@ -86,10 +95,9 @@ def _forward(
     gpu, precision = gpu_of(x), precision_of(x)
     if refusal := GROUPED_GPU.refuse(spec, gpu, precision):
         raise Refused(f"{spec.id}: {refusal.reason}")
-    config = GROUPED_GPU.configs(spec, gpu, precision)[0]
     y = _empty(x, (spec.n, spec.k, spec.p, spec.q))
-    tensors = {X: _nhwc(x), Y: _nhwc(y), **GROUPED_GPU.pack(spec, config, weight, precision)}
-    GROUPED_GPU.implement(spec, config, gpu, precision).run(tensors, precision)
+    tensors = {X: _nhwc(x), WEIGHT: weight.contiguous(), Y: _nhwc(y)}
+    _launches(forward, spec, gpu, precision).run(tensors, precision)
     return y
 
 
@@ -107,7 +115,7 @@ def _data_gradient(
     dx = _empty(dy, tuple(size))
     precision = precision_of(dy)
     tensors = {X: _nhwc(dy), DY: _nhwc(dy), WEIGHT: weight.contiguous(), DX: _nhwc(dx)}
-    data_gradient(spec, gpu_of(dy), precision).run(tensors, precision)
+    _launches(data_gradient, spec, gpu_of(dy), precision).run(tensors, precision)
     return dx
 
 
@@ -124,7 +132,8 @@ def _weight_gradient(
     spec = spec_of(x.shape, size, _pair(stride), _pair(padding), _pair(dilation), groups)
     dw = dy.new_empty(size)
     precision = precision_of(dy)
-    weight_gradient(spec, gpu_of(dy), precision).run({X: _nhwc(x), DY: _nhwc(dy), DW: dw}, precision)
+    tensors = {X: _nhwc(x), DY: _nhwc(dy), DW: dw}
+    _launches(weight_gradient, spec, gpu_of(dy), precision).run(tensors, precision)
     return dw
 
 

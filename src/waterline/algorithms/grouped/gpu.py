@@ -153,7 +153,7 @@ def grouped(
     held = ()
     if IS_HELD:
         for chunk in tl.static_range(CHUNKS):
-            held = held + (tl.load(packed + chunk * chunk_elems),)  # type: ignore[assignment]  # noqa: RUF005
+            held = held + (tl.load(packed + chunk * chunk_elems),)  # noqa: RUF005
     first = tl.program_id(0) // LAYOUT.blocks * LAYOUT.config.rows
     step = tl.num_programs(0) // LAYOUT.blocks * LAYOUT.config.rows
     if IS_HELD:
