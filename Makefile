@@ -23,12 +23,13 @@ RECORDS := benchmarks/records
 BROWSER := chromium chromium-driver
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint browser fuzz networks bench records format docs clean
+.PHONY: help run test lint browser fuzz gpu networks bench records format docs clean
 
 help:
 	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
 	@echo "make test      all checks and tests (TEST_WORKERS=$(TEST_WORKERS))"
 	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "make gpu       compile every GPU kernel ahead of time, in all precisions"
 	@echo "make networks  every network of torchvision and timm, which takes long"
 	@echo "make bench     latency beside other engines"
 	@echo "make records   every figure of docs/results.md, measured and added to $(RECORDS), which takes hours"
@@ -60,6 +61,9 @@ lint: $(VENV)/test.stamp
 
 fuzz: $(VENV)/test.stamp
 	@WATERLINE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -k fuzz --timeout=0
+
+gpu: $(VENV)/test.stamp
+	@WATERLINE_TEST_PRECISIONS=bf16,f16,tf32,f32 $(BIN)/python -m pytest tests/algorithms/test_gpu_ahead.py
 
 networks: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0

@@ -24,6 +24,8 @@ if not WORKER:
     os.environ["WATERLINE_TESTS_DIR"] = tempfile.mkdtemp(prefix="waterline-tests-")  # which the workers inherit
 RUN_DIR = Path(os.environ["WATERLINE_TESTS_DIR"])
 os.environ["WATERLINE_CACHE_DIR"] = str(RUN_DIR / f"cache{WORKER}")
+# Triton's kernels run in its interpreter; what compiles them ahead of time is a child process.
+os.environ["TRITON_INTERPRET"] = "1"
 for _variable in ("WATERLINE_ISA", "WATERLINE_VERBOSE"):
     os.environ.pop(_variable, None)
 

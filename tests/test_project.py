@@ -56,6 +56,19 @@ def test_only_the_api_detects_the_machine() -> None:
         assert "detect" not in [name.id for name in called], name_of(path)
 
 
+def test_triton_and_gpu_tensors_stay_in_gpu_files() -> None:
+    """Where algorithms, operators and emission are concerned: all else must work without them."""
+    for path in SOURCES:
+        parts = path.parts[path.parts.index("waterline") + 1 :]
+        if parts[0] not in ("algorithms", "operators", "codegen") or "gpu" in parts or parts[-1].startswith("gpu"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & {"triton", "torch"}, name_of(path)
+
+
 def test_no_file_is_longer_than_its_readers_patience() -> None:
     files = [*SOURCES, *(ROOT / "tests").rglob("*.py")]
     lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}

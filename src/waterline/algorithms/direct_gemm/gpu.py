@@ -1,0 +1,217 @@
+"""1x1 convolutions on GPUs: a matrix product with persistent blocks and the epilogue before the only store.
+
+Layouts: activations NHWC, so that pixels are the rows of a product; weights (c, k). Sums in f32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+
+from waterline.algorithms.base import Refusal
+from waterline.algorithms.gpu import (
+    BIAS,
+    INPUT_PRECISION,
+    RESIDUAL,
+    TORCH_TYPES,
+    GpuAlgorithm,
+    GpuCost,
+    GpuImplementation,
+    X,
+    Y,
+    roofline,
+)
+from waterline.codegen.gpu.epilogue import constants as epilogue_constants
+from waterline.codegen.gpu.epilogue import finish, has_activations
+from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
+from waterline.machine.gpu import PRECISION_BYTES, Gpu
+from waterline.spec import ConvSpec
+
+
+@triton.jit
+def direct_gemm(
+    x,
+    weight,
+    bias,
+    residual,
+    y,
+    rows,
+    x_stride,
+    y_stride,
+    residual_stride,
+    DEPTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BEFORE: tl.constexpr,
+    BEFORE_A: tl.constexpr,
+    BEFORE_B: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    AFTER: tl.constexpr,
+    AFTER_A: tl.constexpr,
+    AFTER_B: tl.constexpr,
+):
+    """y[row, k] = epilogue(sum_c x[row, c] weight[c, k]).
+
+    Blocks are persistent: each computes every PROGRAMS-th tile. Tiles are taken in groups of GROUP_ROWS rows of tiles,
+    so that those that run together read the same inputs and weights from the second-level cache.
+    """
+    column_tiles: tl.constexpr = (COLUMNS + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
+    row_tiles = tl.cdiv(rows, BLOCK_ROWS)
+    for tile in range(tl.program_id(0), row_tiles * column_tiles, PROGRAMS):
+        group = tile // (GROUP_ROWS * column_tiles)
+        first = group * GROUP_ROWS
+        height = tl.minimum(row_tiles - first, GROUP_ROWS)
+        within = tile % (GROUP_ROWS * column_tiles)
+        row = (first + within % height) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        column = (within // height) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+        is_row, is_column = row < rows, column < COLUMNS
+        depth = tl.arange(0, BLOCK_DEPTH)
+        row_at = row.to(tl.int64)
+        sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+        for begin in range(0, DEPTH, BLOCK_DEPTH):
+            at = begin + depth
+            is_depth = at < DEPTH
+            a = tl.load(x + row_at[:, None] * x_stride + at[None, :], is_row[:, None] & is_depth[None, :], 0.0)
+            b = tl.load(weight + at[:, None] * COLUMNS + column[None, :], is_depth[:, None] & is_column[None, :], 0.0)
+            sums = tl.dot(a, b, sums, input_precision=PRECISION)
+        is_place = is_row[:, None] & is_column[None, :]
+        places = row_at[:, None] * residual_stride + column[None, :]
+        out = finish(
+            sums,
+            bias,
+            residual,
+            column,
+            is_column,
+            places,
+            is_place,
+            HAS_BIAS,
+            BEFORE,
+            BEFORE_A,
+            BEFORE_B,
+            HAS_RESIDUAL,
+            AFTER,
+            AFTER_A,
+            AFTER_B,
+        )
+        tl.store(y + row_at[:, None] * y_stride + column[None, :], out.to(y.dtype.element_ty), is_place)
+
+
+@dataclass(frozen=True)
+class GpuTile:
+    """What a block computes at a time: rows and columns of the result, the depth of one product; warps and stages."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+    def shared_bytes(self, elem_bytes: int) -> int:
+        """Of the operands that are under way."""
+        return self.stages * (self.rows + self.columns) * self.depth * elem_bytes
+
+
+# Large ones first: of those that keep all multiprocessors busy the largest moves least.
+TILES = (
+    GpuTile(128, 256, 64, 8, 3),
+    GpuTile(256, 128, 64, 8, 3),
+    GpuTile(128, 128, 64, 4, 3),
+    GpuTile(128, 64, 64, 4, 4),
+    GpuTile(64, 128, 64, 4, 4),
+    GpuTile(64, 64, 64, 4, 4),
+    GpuTile(64, 32, 64, 4, 4),
+)
+# Without the matrix unit (f32) a thread keeps its operands in registers too: with more sums than these, or deeper
+# products, they spill.
+MOST_SCALAR_SUMS = 32
+SCALAR_DEPTH = 16
+GROUP_ROWS = 8
+TILE_EFFICIENCY = 0.8  # of the peak, of a full wave of large tiles
+
+
+class GpuDirectGemm(GpuAlgorithm):
+    name = "direct_gemm"
+
+    def refuse(self, spec: ConvSpec, gpu: Gpu, precision: str) -> Refusal | None:
+        if not spec.is_pointwise or spec.groups != 1:
+            return Refusal("the layer is not a 1x1 convolution with stride 1, one group and no padding")
+        if not has_activations(spec.epilogue):
+            return Refusal(f"its epilogue is {spec.epilogue}")
+        return None
+
+    def configs(self, spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuTile]:
+        return product_tiles(spec.n * spec.p * spec.q, spec.k, spec.c, gpu, precision)
+
+    def cost(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuCost:
+        rows = spec.n * spec.p * spec.q
+        return roofline(
+            spec.flops,
+            spec.least_bytes * PRECISION_BYTES[precision] / 4,
+            gpu,
+            precision,
+            tile_efficiency(rows, spec.k, config, gpu),
+        )
+
+    def implement(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuImplementation:
+        rows = spec.n * spec.p * spec.q
+        tiles = -(-rows // config.rows) * -(-spec.k // config.columns)
+        programs = min(tiles, gpu.multiprocessors)
+        constants = {
+            "DEPTH": spec.c,
+            "COLUMNS": spec.k,
+            "BLOCK_ROWS": config.rows,
+            "BLOCK_COLUMNS": config.columns,
+            "BLOCK_DEPTH": config.depth,
+            "GROUP_ROWS": GROUP_ROWS,
+            "PROGRAMS": programs,
+            "PRECISION": INPUT_PRECISION[precision],
+            **epilogue_constants(spec.epilogue),
+        }
+        # Pointers that are not read are given all the same: a kernel has one signature.
+        bias = BIAS if spec.epilogue.bias else "weight"
+        residual = RESIDUAL if spec.epilogue.residual else Y
+        arguments = (X, "weight", bias, residual, Y, rows, spec.c, spec.k, spec.k)
+        launch = GpuLaunch(
+            direct_gemm, (programs,), arguments, constants, {BIAS: "f32"}, warps=config.warps, stages=config.stages
+        )
+        return GpuImplementation((launch,))
+
+    def pack(self, spec: ConvSpec, config: GpuTile, weight: torch.Tensor, precision: str) -> dict[str, torch.Tensor]:
+        return {"weight": weight.reshape(spec.k, spec.c).T.contiguous().to(TORCH_TYPES[precision])}
+
+
+def product_tiles(rows: int, columns: int, depth: int, gpu: Gpu, precision: str) -> list[GpuTile]:
+    """Tiles of a matrix product that fit shared memory, the most efficient first."""
+    elem_bytes = PRECISION_BYTES[precision]
+    tiles = TILES
+    if precision == "f32":
+        tiles = tuple(
+            replace(tile, depth=SCALAR_DEPTH)
+            for tile in TILES
+            if tile.rows * tile.columns <= MOST_SCALAR_SUMS * tile.warps * WARP_THREADS
+        )
+    fitting = [tile for tile in tiles if tile.shared_bytes(elem_bytes) <= gpu.shared_bytes]
+    return sorted(fitting, key=lambda tile: -tile_efficiency(rows, columns, tile, gpu))
+
+
+def tile_efficiency(rows: int, columns: int, tile: GpuTile, gpu: Gpu) -> float:
+    """Of the peak: what is left of it by tiles that are not full, by the last wave, by tiles that read much."""
+    row_tiles, column_tiles = -(-rows // tile.rows), -(-columns // tile.columns)
+    full = rows * columns / (row_tiles * tile.rows * column_tiles * tile.columns)
+    waves = -(-row_tiles * column_tiles // gpu.multiprocessors)
+    busy = row_tiles * column_tiles / (waves * gpu.multiprocessors)
+    reading = tile.rows * tile.columns / (tile.rows + tile.columns)
+    return TILE_EFFICIENCY * full * busy * reading / (reading + 16)
+
+
+DIRECT_GEMM_GPU = GpuDirectGemm()
+__all__ = ["DIRECT_GEMM_GPU", "GpuDirectGemm", "GpuTile", "product_tiles", "tile_efficiency"]

@@ -1,0 +1,24 @@
+"""The ways to compute a convolution on a GPU, in one literal tuple."""
+
+from __future__ import annotations
+
+from waterline.algorithms.block_fusion.gpu import BLOCK_FUSION_GPU, GpuBlockFusion
+from waterline.algorithms.depthwise.gpu import DEPTHWISE_GPU
+from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU
+from waterline.algorithms.gpu import GpuAlgorithm
+from waterline.algorithms.grouped.gpu import GROUPED_GPU
+from waterline.algorithms.indirect.gpu import INDIRECT_GPU
+from waterline.algorithms.winograd.gpu import WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU
+
+GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
+    DIRECT_GEMM_GPU,
+    INDIRECT_GPU,
+    WINOGRAD_F2X2_GPU,
+    WINOGRAD_F4X4_GPU,
+    GROUPED_GPU,
+    DEPTHWISE_GPU,
+)
+# Those of several layers, for blocks.
+GPU_BLOCK_REGISTRY: tuple[GpuBlockFusion, ...] = (BLOCK_FUSION_GPU,)
+
+__all__ = ["GPU_BLOCK_REGISTRY", "GPU_REGISTRY"]
