@@ -135,7 +135,7 @@ class GpuBlockFusion:
         stages = _stages(block)
         depth, k = stages.expand.c, stages.project.k
         _, _, _, columns = block.output
-        found = []
+        found: list[GpuBlock] = []
         for tile, most in _tiles(stages, gpu, precision):
             shared_bytes = tile.shared_bytes(depth, k, PRECISION_BYTES[precision])
             if shared_bytes > gpu.shared_bytes or _kept(stages, tile, precision) > most:
