@@ -1,8 +1,8 @@
 """Which rows of its layers a block computes for a strip of its result, and how many of them must be kept.
 
 A block goes over its result strip by strip of rows, from the top. For each strip every layer computes those rows that
-the layers behind it need and that are not there yet. What a layer has computed lies in a buffer of some rows; when it
-is full, the rows that are still needed move to its beginning: a window that slides down the image.
+the layers behind it need and that are not there yet. What a layer has computed lies in a buffer of some rows: a ring,
+or a window that slides down the image, whose rows that are still needed move to its beginning when it is full.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Source: Lavin, "On the Efficiency of Convolutional Neural Networks" (2024), block-fusion kernels; the order of
 computation is depth first over strips, see `flow`. On a CPU a strip's intermediate rows stay in the second-level cache
-(or the first, where they are small), and a layer with a filter of several rows reads them through a window that slides
-down the image. Threads share nothing: each computes bands of strips, and at the top of a band the rows that it shares
-with the band above are computed again.
+(or the first, where they are small), in rings or in windows that slide down the image. Threads share nothing: each
+computes bands of strips, and at the top of a band the rows that it shares with the band above are computed again.
 
 Layouts: NHWC, weights as each layer's own algorithm packs them. Work: that of the layers, and the rows that are
 computed again. Numerics: those of the layers' own algorithms, to the bit.
