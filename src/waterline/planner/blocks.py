@@ -36,8 +36,6 @@ TENSOR_WORTHS = (0.15, 0.3)
 BUFFER_SHARES = (0.5, 0.36, 0.25, 0.18, 0.125, 0.09)
 # What a byte of the arena and of all threads' buffers is worth in the end, in the same time.
 MEMORY_WORTH = 3.0
-# How much faster than its parts a block must be predicted to be: costs are not more exact than that.
-LEAST_GAIN = 1.0
 EAGER_WEIGHT = 1e-3
 NEVER = 1e9  # the ratio of times of a block that is not possible
 MANY_IMAGES = 16
@@ -252,7 +250,7 @@ def _compared(layers: Sequence[Layer], seconds: float, parts: float) -> str:
 
 def worth(block: BlockSpec, seconds: float, machine: Machine, each: float) -> float:
     """What the time of a block counts beside that of its layers; `each`: see `TENSOR_WORTHS`."""
-    return seconds * LEAST_GAIN - each * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
+    return seconds - each * block.inner_bytes / machine.bytes_per_s("l3", machine.cores)
 
 
 def priced_batch(n: int) -> int:
