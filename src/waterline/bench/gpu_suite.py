@@ -84,7 +84,7 @@ class Case:
     def truth(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The result in f32, and the sum of the sizes of its products."""
         x = self.x.float().permute(0, 3, 1, 2)
-        with exact_products():
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # not rounded to tf32
             return self.convolve(x, self.weight), self.convolve(x.abs(), self.weight.abs())
 
     def disagreement(self, factor: float) -> float:
@@ -104,17 +104,6 @@ class Variant:
     algorithm: str
     config: str
     call: Call
-
-
-class exact_products:  # noqa: N801 - a context, named as what it does
-    """Inside, f32 convolutions are not rounded to tf32."""
-
-    def __enter__(self) -> None:
-        self.before = torch.backends.cudnn.allow_tf32
-        torch.backends.cudnn.allow_tf32 = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cudnn.allow_tf32 = self.before
 
 
 def variants(case: Case, gpu: Gpu, allowed: Sequence[str], refusals: dict[str, str]) -> Iterator[tuple[Variant, float]]:
@@ -234,11 +223,11 @@ def execute(arguments: argparse.Namespace) -> int:
     can_time = torch.cuda.is_available() and not is_interpreted()
     if not can_time and not is_interpreted():
         raise InvalidArgument("PyTorch finds no NVIDIA GPU", "TRITON_INTERPRET=1 checks kernels without one")
-    gpu = describe(0) if can_time else INTERPRETED
-    if can_time:
-        torch.backends.cudnn.benchmark = True
-        triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8, device="cuda"))
-    return run(arguments, gpu, can_time=can_time)
+    if not can_time:
+        return run(arguments, INTERPRETED, can_time=False)
+    triton.set_allocator(lambda size, align, stream: torch.empty(size, dtype=torch.int8, device="cuda"))
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
+        return run(arguments, describe(0), can_time=True)
 
 
 def run(arguments: argparse.Namespace, gpu: Gpu, *, can_time: bool) -> int:
