@@ -15,6 +15,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before anything imports NumPy or Waterline: one thread for the libraries, and a cache that is not the user's.
@@ -44,6 +45,20 @@ CHILD_SECONDS = 60  # a forked child that takes longer is stopped
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "alone: looks at the clock; no other test runs meanwhile")
+
+
+class WithoutTriton(pytest.Module):
+    """Tests of GPU kernels where there is no Triton to interpret or to compile them."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("kernels for GPUs need Triton, which there is for Linux: the extra `gpu`", allow_module_level=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if module_path.name.startswith("test_gpu") and find_spec("triton") is None:
+        return WithoutTriton.from_parent(parent, path=module_path)
+    return None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

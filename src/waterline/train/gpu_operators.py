@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -138,27 +139,29 @@ def _weight_gradient(
 
 
 @_forward.register_fake
-def _(x, weight, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(
+    x: torch.Tensor, weight: torch.Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> torch.Tensor:
     spec = spec_of(x.shape, weight.shape, _pair(stride), _pair(padding), _pair(dilation), groups)
     return _empty(x, (spec.n, spec.k, spec.p, spec.q))
 
 
 @_data_gradient.register_fake
-def _(dy, weight, size, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(dy: torch.Tensor, weight: torch.Tensor, size: list[int], *layer: list[int] | int) -> torch.Tensor:
     return _empty(dy, tuple(size))
 
 
 @_weight_gradient.register_fake
-def _(dy, x, size, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(dy: torch.Tensor, x: torch.Tensor, size: list[int], *layer: list[int] | int) -> torch.Tensor:
     return dy.new_empty(size)
 
 
-def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, weight, *ctx.layer = inputs
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx, dy: torch.Tensor):  # type: ignore[no-untyped-def]
+def _backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     dx = _data_gradient(dy, weight, list(x.shape), *ctx.layer) if ctx.needs_input_grad[0] else None
     dw = _weight_gradient(dy, x, list(weight.shape), *ctx.layer) if ctx.needs_input_grad[1] else None
