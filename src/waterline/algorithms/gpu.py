@@ -80,6 +80,10 @@ class GpuAlgorithm:
     def cost(self, spec: ConvSpec, config: Any, gpu: Gpu, precision: str) -> GpuCost:
         raise NotImplementedError
 
+    def tolerance(self, spec: ConvSpec, precision: str) -> float:
+        """How much larger the error of an output may be than direct summation's."""
+        return 1.0
+
     def implement(self, spec: ConvSpec, config: Any, gpu: Gpu, precision: str) -> GpuImplementation:
         """For dense NHWC tensors: x (n, h, w, c), y and residual (n, p, q, k)."""
         raise NotImplementedError

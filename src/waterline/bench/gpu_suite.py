@@ -116,12 +116,8 @@ def variants(case: Case, gpu: Gpu, allowed: Sequence[str], refusals: dict[str, s
             refusals[algorithm.name] = refusal.reason
             continue
         for config in islice(algorithm.configs(spec, gpu, precision), CONFIGS):
-            yield Variant(algorithm.name, str(config), ours(case, algorithm, config, gpu)), factor_of(algorithm, case)
-
-
-def factor_of(algorithm: GpuAlgorithm, case: Case) -> float:
-    tolerance = getattr(algorithm, "tolerance", None)
-    return float(tolerance(case.spec, case.precision)) if tolerance else 1.0
+            variant = Variant(algorithm.name, str(config), ours(case, algorithm, config, gpu))
+            yield variant, algorithm.tolerance(spec, precision)
 
 
 def ours(case: Case, algorithm: GpuAlgorithm, config: Any, gpu: Gpu) -> Call:

@@ -68,10 +68,14 @@ def row_window(layer: BlockLayer, input_rows: int) -> Window:
     return Window(1, 1, 1, 0, rows, rows)
 
 
+def takes_pixels(spec: ConvSpec) -> bool:
+    """Whether a matrix product takes the pixels of a strip at once; else it goes through tables, row by row."""
+    return spec.is_pointwise and spec.groups == 1
+
+
 def has_table(layer: BlockLayer, config: Any) -> bool:
-    """Whether a convolution goes through the indirection buffer, row by row."""
-    spec = layer.spec
-    return isinstance(config, GemmConfig) and spec is not None and not (spec.is_pointwise and spec.groups == 1)
+    """Whether a convolution goes through the indirection buffer."""
+    return isinstance(config, GemmConfig) and layer.spec is not None and not takes_pixels(layer.spec)
 
 
 def rings(block: BlockSpec, configs: Sequence[Any]) -> tuple[bool, ...]:
@@ -230,4 +234,5 @@ __all__ = [
     "row_window",
     "stage_name",
     "stage_plan",
+    "takes_pixels",
 ]

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from waterline.algorithms.block_fusion.flow import Flow, overlaps
-from waterline.algorithms.block_fusion.layers import algorithm_of, rings
+from waterline.algorithms.block_fusion.layers import algorithm_of, rings, takes_pixels
 from waterline.algorithms.blocking import (
     NEAR_BYTES,
     GemmConfig,
@@ -82,8 +82,8 @@ def _own_config(spec: ConvSpec, machine: Machine) -> Any:
 def _strip_product(spec: ConvSpec, rows: int) -> tuple[Product, int]:
     """The product of one call for so many rows, and how many calls that takes."""
     whole = product_of(spec)
-    pixels = rows * spec.q if spec.is_pointwise and spec.groups == 1 else spec.q
-    has_table = not (spec.is_pointwise and spec.groups == 1)
+    has_table = not takes_pixels(spec)
+    pixels = spec.q if has_table else rows * spec.q
     runs, run = (whole.runs, whole.run_elems) if has_table else (1, spec.c)
     product = Product(pixels, runs, run, whole.columns, whole.groups, has_table, whole.row_bytes)
     return product, rows if has_table else 1
