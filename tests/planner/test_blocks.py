@@ -153,8 +153,9 @@ def test_the_worth_decides(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     least = blocks.worth(fusion.group.block, fusion.seconds, machine, each)
     assert len(fusion.group.layers) == 3
 
-    def priced(block: BlockSpec, _: Machine) -> list[tuple[BlockConfig, float, int]] | str:
-        return [(fusion.config, fusion.seconds - fixed, 0)] if len(block.layers) == 3 else "not this one"
+    def priced(block: BlockSpec, _: Machine) -> list[blocks.Way] | str:
+        way = replace(fusion.way, seconds=fusion.seconds - fixed, buffer_bytes=0)
+        return [way] if len(block.layers) == 3 else "not this one"
 
     monkeypatch.setattr(blocks, "_priced", priced)
     monkeypatch.setattr(blocks, "TENSOR_WORTHS", (each,))
@@ -178,7 +179,9 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
 
     config = BlockConfig(1, (), ())
     assert len({layer.name for layer in lowered.layers}) == count
-    monkeypatch.setattr(blocks, "_priced", lambda block, _: [(config, price(len(block.layers), block.id), 0)])
+    monkeypatch.setattr(
+        blocks, "_priced", lambda block, _: [blocks.Way("block_fusion", config, price(len(block.layers), block.id))]
+    )
     monkeypatch.setattr(blocks, "TENSOR_WORTHS", (0.2,))
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))
     users = blocks._users(lowered)

@@ -12,8 +12,7 @@ from planner.networks import MAX_POOL, RELU, Building, copies, random_inputs, zo
 from waterline.graph import Graph
 from waterline.graph.ops import Binary, Conv, ConvTranspose, Pad, Reshape, Slice, Transpose
 from waterline.machine import CATALOGUE
-from waterline.planner import Plan, PlanOptions, plan
-from waterline.planner.build import workspace_bytes
+from waterline.planner import CpuTarget, Plan, PlanOptions, plan
 from waterline.planner.storage import is_channels_last
 from waterline.reference import run
 
@@ -241,7 +240,7 @@ def test_buffers_of_networks_do_not_overlap(name: str):
     made = plan(zoo(name), MACHINE)
     for step, roots in zip(made.steps, live_roots(made), strict=True):
         spans = [(made.buffers[r].offset_bytes, made.buffers[r].elems * 4, r) for r in roots]
-        sizes = workspace_bytes(step, MACHINE)
+        sizes = CpuTarget(MACHINE).workspaces(step)
         spans += [(offset, sizes[name], name) for name, offset in step.workspaces]
         spans.sort()
         for (begin, size, one), (following, _, other) in itertools.pairwise(spans):

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from waterline.algorithms.base import Refusal
-from waterline.codegen.gpu.kernel import GpuLaunch
-from waterline.machine.gpu import Gpu
+from waterline.codegen.gpu.kernel import GpuCall
+from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
 
 # Names of a layer's tensors in launches. What an algorithm packs or needs beside them has other names.
@@ -45,12 +45,16 @@ class Workspace:
     elems: int
     precision: str = ""
 
+    def size_bytes(self, precision: str) -> int:
+        """With layers of `precision`."""
+        return self.elems * PRECISION_BYTES[self.precision or precision]
+
 
 @dataclass(frozen=True)
 class GpuImplementation:
     """A layer: launches one after the other, and their workspaces."""
 
-    launches: tuple[GpuLaunch, ...]
+    launches: tuple[GpuCall, ...]
     workspaces: tuple[Workspace, ...] = field(default=())
 
     def run(self, tensors: Mapping[str, torch.Tensor], precision: str) -> None:
@@ -65,9 +69,17 @@ class GpuImplementation:
 
 
 class GpuAlgorithm:
-    """One way to compute a convolution on a GPU. Attributes and methods are those of `Algorithm`."""
+    """One way to compute a convolution on a GPU. Attributes and methods are those of `Algorithm`; variants are
+    algorithms of their own, with their whole names."""
 
     name: str
+
+    def label(self, config: Any) -> str:
+        return self.name
+
+    def accuracy(self, precision: str) -> str:
+        """The policy that it needs at least: "strict" where it is no less accurate than direct summation."""
+        return "strict"
 
     def refuse(self, spec: ConvSpec, gpu: Gpu, precision: str) -> Refusal | None:
         """Why it does not serve the layer, or None."""

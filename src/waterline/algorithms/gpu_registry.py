@@ -1,13 +1,14 @@
-"""The ways to compute a convolution on a GPU, in one literal tuple."""
+"""The ways to compute a convolution on a GPU, in one literal tuple, the last resort last."""
 
 from __future__ import annotations
 
-from waterline.algorithms.block_fusion.gpu import BLOCK_FUSION_GPU, GpuBlockFusion
-from waterline.algorithms.depthwise.gpu import DEPTHWISE_GPU
-from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU
+from waterline.algorithms.block_fusion.gpu import BLOCK_FUSION_GPU, GpuBlock, GpuBlockFusion
+from waterline.algorithms.depthwise.gpu import DEPTHWISE_GPU, GpuStrip
+from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU, GpuTile
 from waterline.algorithms.gpu import GpuAlgorithm
-from waterline.algorithms.grouped.gpu import GROUPED_GPU
-from waterline.algorithms.indirect.gpu import INDIRECT_GPU
+from waterline.algorithms.grouped.gpu import GROUPED_GPU, GpuWindows
+from waterline.algorithms.indirect.gpu import INDIRECT_GPU, IndirectConfig
+from waterline.algorithms.library.gpu import LIBRARY_GPU
 from waterline.algorithms.winograd.gpu import WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU
 
 GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
@@ -17,8 +18,11 @@ GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
     WINOGRAD_F4X4_GPU,
     GROUPED_GPU,
     DEPTHWISE_GPU,
+    LIBRARY_GPU,
 )
 # Those of several layers, for blocks.
 GPU_BLOCK_REGISTRY: tuple[GpuBlockFusion, ...] = (BLOCK_FUSION_GPU,)
+# The types of their configs.
+GPU_CONFIGS: tuple[type, ...] = (GpuTile, IndirectConfig, GpuWindows, GpuStrip, GpuBlock)
 
-__all__ = ["GPU_BLOCK_REGISTRY", "GPU_REGISTRY"]
+__all__ = ["GPU_BLOCK_REGISTRY", "GPU_CONFIGS", "GPU_REGISTRY"]

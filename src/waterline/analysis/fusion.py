@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from waterline.machine import Machine
+from waterline.machine import Rates
 from waterline.planner import Plan, Step, Storage
-from waterline.runtime.bound import OPERATOR_ELEM_BYTES, arithmetic_ns, bound_ns, level_of, step_bytes
-from waterline.spec import ConvSpec
+from waterline.runtime.bound import arithmetic_ns, bound_ns, level_of, step_bytes
+from waterline.spec import DTYPE_BYTES, ConvSpec
 
 _Key = tuple[str, int, int]  # root, offset and elements: the same under every shape
 
@@ -51,7 +51,7 @@ class Tensors:
             for storage in activations(step):
                 self._readers.setdefault(storage.root, []).append((_key(storage), i))
 
-    def fused(self, block: range, machine: Machine, threads: int) -> FusedTraffic:
+    def fused(self, block: range, machine: Rates, threads: int) -> FusedTraffic:
         """Of the steps at these positions as one kernel; one step alone is as it is."""
         steps = self.plan.steps[block.start : block.stop]
         if len(steps) == 1:
@@ -100,7 +100,7 @@ class Tensors:
 class _Part:
     """Distinct tensors, each with its bytes and the nearest level at which it was found."""
 
-    def __init__(self, machine: Machine, threads: int) -> None:
+    def __init__(self, machine: Rates, threads: int) -> None:
         self._rates = {level: machine.bytes_per_s(level, threads) for level in ("l3", "dram")}
         self._found: dict[_Key, tuple[int, float]] = {}  # bytes, nanoseconds
 
@@ -139,4 +139,4 @@ def _key(storage: Storage) -> _Key:
 
 
 def _elem_bytes(step: Step) -> int:
-    return step.spec.elem_bytes if step.spec else OPERATOR_ELEM_BYTES
+    return DTYPE_BYTES[step.dtype]

@@ -10,9 +10,9 @@ from itertools import takewhile
 from waterline.analysis.analysis import Alternative, Analysis, BlockAnalysis, Causes, LayerAnalysis, PhaseTime
 from waterline.analysis.blocks import find_blocks
 from waterline.analysis.fusion import Tensors
-from waterline.analysis.prediction import Prediction, Predictor
+from waterline.analysis.prediction import Prediction, predictor
 from waterline.errors import InvalidArgument
-from waterline.machine import Machine
+from waterline.machine import Rates
 from waterline.planner import Plan, Step
 from waterline.runtime.bound import arithmetic_ns, bound_ns, moving_ns, step_bytes
 from waterline.runtime.profile import Report, Row
@@ -20,7 +20,7 @@ from waterline.runtime.profile import Report, Row
 LEVELS = ("l2", "l3", "dram")
 
 
-def of_plan(plan: Plan, machine: Machine, threads: int | None = None) -> Analysis:
+def of_plan(plan: Plan, machine: Rates, threads: int | None = None) -> Analysis:
     """The analysis of a network with predicted times. Nothing runs, so the machine need not be here.
 
     Args:
@@ -39,7 +39,7 @@ def of_plan(plan: Plan, machine: Machine, threads: int | None = None) -> Analysi
     return _analysis(plan, machine, threads, None)
 
 
-def of_report(plan: Plan, machine: Machine, report: Report) -> Analysis:
+def of_report(plan: Plan, machine: Rates, report: Report) -> Analysis:
     """The analysis of a network whose steps were measured.
 
     Args:
@@ -58,15 +58,15 @@ def of_report(plan: Plan, machine: Machine, report: Report) -> Analysis:
     return _analysis(plan, machine, report.threads, report)
 
 
-def _check_machine(plan: Plan, machine: Machine) -> None:
+def _check_machine(plan: Plan, machine: Rates) -> None:
     if plan.machine != machine.name:
         raise InvalidArgument(
             f"the plan is for {plan.machine}, the machine is {machine.name}", "make the plan for this machine"
         )
 
 
-def _analysis(plan: Plan, machine: Machine, threads: int, report: Report | None) -> Analysis:
-    predict = Predictor(plan, machine, threads)
+def _analysis(plan: Plan, machine: Rates, threads: int, report: Report | None) -> Analysis:
+    predict = predictor(plan, machine, threads)
     blocks = find_blocks(plan)
     owner = {i: number for number, block in enumerate(blocks) for i in block}
     rows: Sequence[Row | None] = [None] * len(plan.steps) if report is None else report.rows
@@ -93,7 +93,7 @@ def _analysis(plan: Plan, machine: Machine, threads: int, report: Report | None)
 
 
 def _layer(
-    step: Step, block: int, prediction: Prediction, row: Row | None, machine: Machine, threads: int
+    step: Step, block: int, prediction: Prediction, row: Row | None, machine: Rates, threads: int
 ) -> LayerAnalysis:
     moved = step_bytes(step)
     time_ns = prediction.time_ns if row is None else row.time_ns
@@ -124,7 +124,7 @@ def _layer(
 
 
 def _block(
-    block: range, name: str, layers: Sequence[LayerAnalysis], tensors: Tensors, machine: Machine, threads: int
+    block: range, name: str, layers: Sequence[LayerAnalysis], tensors: Tensors, machine: Rates, threads: int
 ) -> BlockAnalysis:
     fused = tensors.fused(block, machine, threads)
     return BlockAnalysis(

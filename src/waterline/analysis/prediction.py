@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from waterline.algorithms import by_name
 from waterline.algorithms.base import Cost
 from waterline.algorithms.operator_cost import operator_seconds, step_seconds
 from waterline.graph import ops
 from waterline.graph.block import BlockSpec
-from waterline.machine import Machine
+from waterline.machine import Machine, Rates
 from waterline.planner import Plan, Step
 from waterline.planner.lower import Copy
 from waterline.runtime.bound import arithmetic_ns, step_bytes
@@ -23,6 +24,27 @@ class Prediction:
 
     time_ns: float
     flops: float
+
+
+def predictor(plan: Plan, machine: Rates, threads: int) -> Callable[[Step], Prediction]:
+    """What predicts the steps of a plan on so many threads of what it was made for."""
+    if isinstance(machine, Machine):
+        return Predictor(plan, machine, threads)
+    assert isinstance(machine, Predicts), f"{machine.name} predicts its own steps"
+
+    def predict(step: Step) -> Prediction:
+        seconds, flops = machine.predicted(step)
+        return Prediction(1e9 * seconds, flops)
+
+    return predict
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A target that has the costs of its steps."""
+
+    def predicted(self, step: Step) -> tuple[float, float]:
+        """Seconds and executed operations."""
 
 
 class Predictor:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from waterline.api import environment
+from waterline.api.engine import CpuEngine, Engine
 from waterline.api.network import CompiledNetwork, Source
-from waterline.api.options import parse_device, parse_dtype, parse_options, parse_threads
+from waterline.api.options import CPU, parse_device, parse_dtype, parse_options, parse_threads
 from waterline.api.support import require_support
 from waterline.api.tuning import tuned
 from waterline.errors import InvalidArgument
@@ -35,8 +36,9 @@ def compile(
             file, an onnx.ModelProto, or a waterline Graph.
         example_inputs: tensors of the shapes to compile for. A PyTorch module needs them; an ONNX model where it
             leaves sizes other than the batch open.
-        device: "cpu".
-        dtype: "float32".
+        device: "cpu", or "cuda" ("cuda:1", ...) where the extra `gpu` is installed and there is an NVIDIA GPU.
+        dtype: "float32"; on a GPU also "float16", "bfloat16" and "tf32" (float32 outside, products of operands with 10
+            bits of mantissa).
         num_threads: None means the number of physical cores that the process may use.
         options: `algorithms`, `accuracy`, `block_fusion`, `workspace_bytes`, `tune`; see the documentation.
 
@@ -47,21 +49,20 @@ def compile(
         InvalidModel, UnsupportedOperator: the model cannot be read, or uses what is not computed.
         InvalidArgument: a wrong argument or option. Refused: no allowed algorithm serves a layer.
     """
-    parse_device(device)
-    parse_dtype(dtype)
-    checked = parse_options(options)
     environment.verbose()
-    machine = environment.machine()
-    threads = parse_threads(num_threads, machine.cores)
+    engine = make_engine(device, dtype, num_threads)
+    checked = parse_options(options, engine.algorithm_names)
     source = read_source(model, example_inputs)
-    measured = tuned(source.graph, machine, threads, checked) if checked.is_tuned else None
-    return CompiledNetwork(source, machine, threads, checked, measured)
+    source.graph.dtype = engine.dtype
+    measured = tuned(source.graph, engine, checked) if checked.is_tuned else None
+    return CompiledNetwork(source, engine, checked, measured)
 
 
 def make_plan(
     model: Any,
     example_inputs: Any = None,
     *,
+    device: Any = "cpu",
     dtype: Any = "float32",
     num_threads: int | None = None,
     options: Mapping[str, Any] | None = None,
@@ -71,12 +72,30 @@ def make_plan(
     Raises:
         What `compile` does.
     """
-    parse_dtype(dtype)
-    checked = parse_options(options)
-    machine = environment.machine()
-    parse_threads(num_threads, machine.cores)
-    measured = environment.measured_layers().measurements() if checked.is_tuned else None
-    return plan(read_source(model, example_inputs).graph, machine, checked.plan, measured)
+    engine = make_engine(device, dtype, num_threads)
+    checked = parse_options(options, engine.algorithm_names)
+    measured = engine.measured_layers().measurements() if checked.is_tuned else None
+    graph = read_source(model, example_inputs).graph
+    graph.dtype = engine.dtype
+    return plan(graph, engine.target, checked.plan, measured)
+
+
+def make_engine(device: Any, dtype: Any, num_threads: int | None) -> Engine:
+    """The engine of a device.
+
+    Raises:
+        InvalidArgument: there is no such device, it does not compute in such a type, or takes no threads.
+    """
+    name = parse_device(device)
+    kind = parse_dtype(dtype, name)
+    if name == CPU:
+        machine = environment.machine()
+        return CpuEngine(machine, parse_threads(num_threads, machine.cores))
+    if num_threads is not None:
+X
+    from waterline.api import gpu
+
+    return gpu.engine(name, kind)
 
 
 def read_source(model: Any, example_inputs: Any = None) -> Source:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from pathlib import Path
 
 import waterline
 from waterline.errors import InvalidArgument
@@ -27,19 +28,24 @@ VERBOSE_TOPICS = ("dispatch", "profile")
 def machine() -> Machine:
     """This machine, capped by `WATERLINE_ISA` and calibrated (measured once, then read from the cache)."""
     cap = os.environ.get("WATERLINE_ISA") or None
-    return calibrate(detect(cap), default_cache_dir(os.environ))
+    return calibrate(detect(cap), cache_folder())
+
+
+def cache_folder() -> Path | None:
+    """Where what is measured and compiled is kept; None: nowhere."""
+    return default_cache_dir(os.environ)
 
 
 @functools.cache
 def object_cache() -> ObjectCache:
-    folder = default_cache_dir(os.environ)
+    folder = cache_folder()
     return ObjectCache(None if folder is None else folder / "kernels", waterline.__version__)
 
 
 @functools.cache
 def measured_layers() -> MeasuredLayers:
     """What tuning has measured on this machine with this version."""
-    return MeasuredLayers(default_cache_dir(os.environ), fingerprint(machine(), waterline.__version__))
+    return MeasuredLayers(cache_folder(), fingerprint(machine(), waterline.__version__))
 
 
 @functools.cache

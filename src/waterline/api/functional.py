@@ -10,6 +10,7 @@ import numpy as np
 from waterline.algorithms import BLOCK_REGISTRY, REGISTRY
 from waterline.api import environment
 from waterline.api.arrays import like, to_numpy
+from waterline.api.engine import CpuEngine
 from waterline.api.network import CompiledNetwork, Source
 from waterline.api.options import parse_options, parse_threads
 from waterline.errors import InvalidArgument
@@ -139,7 +140,7 @@ def _layer(
     op = Conv(spec.stride, spec.pad, spec.dilation, spec.groups, spec.epilogue)
     node = Node("conv2d", op, ("x", *constants), ("y",))
     graph = Graph("conv2d", ["x"], ["y"], [node], {"x": (spec.n, spec.c, spec.h, spec.w)}, constants).infer()
-    layer = CompiledNetwork(Source(graph), machine, threads, options)
+    layer = CompiledNetwork(Source(graph), CpuEngine(machine, threads), options)
     with _lock:
         _layers[key] = (layer, constants["weight"], constants.get("bias"))
         while len(_layers) > LAYERS_KEPT:

@@ -9,29 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from waterline.analysis import Analysis, of_plan, of_report
+from waterline.analysis import Analysis, of_report
 from waterline.api import environment
-from waterline.api.arrays import like, to_numpy
+from waterline.api.engine import Engine, Shapes
 from waterline.api.explanation import explain
 from waterline.api.options import Options
 from waterline.errors import Error, InvalidArgument
 from waterline.graph import Graph
-from waterline.machine import Machine
 from waterline.planner import Measurements, Plan, plan
 from waterline.runtime.locks import RenewedLock
-from waterline.runtime.profile import Report, measure
-from waterline.runtime.program import Program
-from waterline.runtime.weights import PackedWeights
+from waterline.runtime.profile import Report
 
 _log = logging.getLogger("waterline.dispatch")
 _profile_log = logging.getLogger("waterline.profile")
-
-# Input shapes that a network keeps ready. Kernels and weights are shared; this bounds intermediate memory.
-PROGRAMS_KEPT = 8
-
-Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -59,21 +49,19 @@ class CompiledNetwork:
     def __init__(
         self,
         source: Source,
-        machine: Machine,
-        num_threads: int,
+        engine: Engine,
         options: Options,
         measured: Measurements | None = None,
     ) -> None:
+        source.graph.dtype = engine.dtype
         self._source = source
-        self._machine = machine
-        self._threads = num_threads
+        self._engine = engine
         self._options = options
         self._measured = measured  # read once: another batch gets the same choices
-        self._cache = environment.object_cache()
         self._lock = RenewedLock()
-        self._weights = PackedWeights(source.graph.constants, machine, releases=source.reload is not None)
+        self._weights = engine.weights(source.graph, releases=source.reload is not None)
         self._names = tuple(source.graph.inputs)
-        self._programs: OrderedDict[Shapes, Program] = OrderedDict()
+        self._programs: OrderedDict[Shapes, Any] = OrderedDict()
         self._is_profiled = "profile" in environment.verbose()
         self._first = self._program(tuple(source.graph.shapes[name] for name in self._names))
 
@@ -83,7 +71,9 @@ class CompiledNetwork:
 
         Args:
             inputs: tensors in the model's order and layout (NCHW): NumPy arrays, torch tensors or anything with
-                `__dlpack__`, of float32. Another batch size compiles nothing. ONNX inputs may be passed by name.
+                `__dlpack__`, of float32. ONNX inputs may be passed by name. On a CPU another batch size compiles
+                nothing. On a GPU: torch tensors there, of any floating point type and memory format, or NumPy arrays,
+                which are copied there and back.
 
         Returns:
             What the model returns, in the caller's kind of array: a tensor, or a tuple of them; for PyTorch modules
@@ -93,23 +83,25 @@ class CompiledNetwork:
             InvalidArgument: wrong number of inputs, dtype, rank or shape.
         """
         values = self._arranged(inputs, named)
-        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
-        results = self.run_arrays(arrays)
+        results = self.run_arrays(self._arrays(values))
         example = values[0] if values else None
-        outputs = [like(array, example) for array in results]
+        outputs = [self._engine.result(array, example) for array in results]
         if self._source.restore is not None:
             return self._source.restore(outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def run_arrays(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Float32, C-contiguous arrays in, the outputs in the model's order."""
-        program = self._program(tuple([array.shape for array in arrays]))
+    def run_arrays(self, arrays: Sequence[Any]) -> list[Any]:
+        """The engine's arrays in (on a CPU float32, C-contiguous), the outputs in the model's order."""
+        program = self._program(tuple([tuple(array.shape) for array in arrays]))
         if self._is_profiled:
             start = time.perf_counter_ns()
-            results = program.run(arrays, self._threads)
+            results = self._engine.run(program, arrays)
             _profile_log.info("%s %.1f us", program.plan.network, (time.perf_counter_ns() - start) / 1e3)
             return results
-        return program.run(arrays, self._threads)
+        return self._engine.run(program, arrays)
+
+    def _arrays(self, values: Sequence[Any]) -> list[Any]:
+        return [self._engine.array(value, name) for value, name in zip(values, self._names, strict=True)]
 
     def _arranged(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> Sequence[Any]:
         if self._source.arrange is not None:
@@ -131,30 +123,31 @@ class CompiledNetwork:
         return [values[name] for name in self._names]
 
     # ---- programs -----------------------------------------------------------------------------------------------
-    def _program(self, shapes: Shapes) -> Program:
+    def _program(self, shapes: Shapes) -> Any:
+        shapes = self._engine.shapes(self._source.graph, shapes)
         with self._lock:
             program = self._programs.get(shapes)
             if program is None:
                 program = self._make_program(shapes)
                 self._programs[shapes] = program
-                while len(self._programs) > PROGRAMS_KEPT:
+                while len(self._programs) > self._engine.programs_kept:
                     self._programs.popitem(last=False)
             else:
                 self._programs.move_to_end(shapes)
             return program
 
-    def _make_program(self, shapes: Shapes) -> Program:
+    def _make_program(self, shapes: Shapes) -> Any:
         graph = self._graph_for(shapes)
         weights = self._weights
         if graph.constants is not self._source.graph.constants:
-            weights = PackedWeights(graph.constants, self._machine)
-        made = plan(graph, self._machine, self._options.plan, self._measured)
+            weights = self._engine.weights(graph, releases=False)
+        made = plan(graph, self._engine.target, self._options.plan, self._measured)
         if not weights.serves(made.steps):
             graph = self._read_again(dict(zip(self._names, shapes, strict=True)))
-            weights = PackedWeights(graph.constants, self._machine)
+            weights = self._engine.weights(graph, releases=False)
         for step in made.steps:
             _log.info("%s: %s %s", step.name, step.kind, step.spec.id if step.spec else "")
-        return Program(made, weights, self._machine, self._cache)
+        return self._engine.program(made, weights)
 
     def _graph_for(self, shapes: Shapes) -> Graph:
         graph = self._source.graph
@@ -179,7 +172,7 @@ class CompiledNetwork:
         refusals: list[Error] = []
         for derive in ways:
             try:
-                return derive(wanted)
+                return self._typed(derive(wanted))
             except Error as error:
                 refusals.append(error)
         given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
@@ -192,13 +185,14 @@ class CompiledNetwork:
     @property
     def plan(self) -> Plan:
         """The plan of the input shapes that the network was compiled for."""
-        return self._first.plan
+        made: Plan = self._first.plan
+        return made
 
     def plan_for(self, *inputs: Any, **named: Any) -> Plan:
         """The plan that inputs of these shapes run by: blocks of layers are chosen for one image or for many."""
         values = self._arranged(inputs, named)
-        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
-        return self._program(tuple(array.shape for array in arrays)).plan
+        found: Plan = self._program(tuple(tuple(array.shape) for array in self._arrays(values))).plan
+        return found
 
     @property
     def graph(self) -> Graph:
@@ -208,11 +202,16 @@ class CompiledNetwork:
 
     def _read_again(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         assert self._source.reload is not None
-        return self._source.reload({name: tuple(shapes[name]) for name in self._names})
+        return self._typed(self._source.reload({name: tuple(shapes[name]) for name in self._names}))
+
+    def _typed(self, graph: Graph) -> Graph:
+        """The graph with what the engine computes in."""
+        graph.dtype = self._engine.dtype
+        return graph
 
     @property
     def num_threads(self) -> int:
-        return self._threads
+        return self._engine.threads
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -222,13 +221,13 @@ class CompiledNetwork:
         """Run for about `seconds` and report every layer's time, efficiency and bound."""
         return self._profiled(inputs, named, seconds)[1]
 
-    def _profiled(self, inputs: tuple[Any, ...], named: dict[str, Any], seconds: float) -> tuple[Program, Report]:
+    def _profiled(self, inputs: tuple[Any, ...], named: dict[str, Any], seconds: float) -> tuple[Any, Report]:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise InvalidArgument(f"profile for {seconds!r} seconds", "pass a positive number")
         values = self._arranged(inputs, named)
-        arrays = [to_numpy(value, name) for value, name in zip(values, self._names, strict=True)]
-        program = self._program(tuple(array.shape for array in arrays))
-        return program, measure(program, arrays, self._threads, seconds)
+        arrays = self._arrays(values)
+        program = self._program(tuple(tuple(array.shape) for array in arrays))
+        return program, self._engine.measure(program, arrays, seconds)
 
     def analyse(self, *inputs: Any, seconds: float = 1.0, **named: Any) -> Analysis:
         """How far every layer and block is from its limit, and why.
@@ -237,9 +236,9 @@ class CompiledNetwork:
         plan of the shapes that the network was compiled for, and nothing runs.
         """
         if not inputs and not named:
-            return of_plan(self.plan, self._machine, min(self._threads, self._machine.cores))
+            return self._engine.analyse(self.plan)
         program, report = self._profiled(inputs, named, seconds)
-        return of_report(program.plan, self._machine, report)
+        return of_report(program.plan, self._engine.rates, report)
 
     def explain(self) -> str:
         """Every layer, its algorithm, and each other one with its cost or the reason it was refused."""
@@ -247,7 +246,7 @@ class CompiledNetwork:
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {shape}" for name, shape in self.plan.inputs)
-        size = f"{len(self.plan.steps)} steps, {self._threads} threads"
+        size = f"{len(self.plan.steps)} steps, {self._engine.threads} threads"
         return f"<waterline network {self.plan.network!r}: {shapes}; {size}>"
 
 

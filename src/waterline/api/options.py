@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from waterline.algorithms import BLOCK_REGISTRY, REGISTRY
@@ -13,7 +14,17 @@ from waterline.errors import InvalidArgument
 from waterline.planner import PlanOptions
 
 DTYPES = {"float32": "f32", "f32": "f32"}
-DEVICES = ("cpu",)
+# On a GPU; "tf32" is float32 outside and rounds what it multiplies to 10 bits of mantissa.
+GPU_DTYPES = {
+    **DTYPES,
+    "float16": "f16",
+    "f16": "f16",
+    "half": "f16",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "tf32": "tf32",
+}
+CPU, CUDA = "cpu", "cuda"
 # What `tune=True` may take: enough for a network like ResNet-50 on two cores, its kernels compiled.
 TUNE_SECONDS = 30.0
 KNOWN = "known"  # the value of `tune` that measures nothing
@@ -40,8 +51,18 @@ class Options:
     is_tuned: bool = False
 
 
-def parse_options(options: Mapping[str, Any] | None) -> Options:
-    """Raises InvalidArgument: an unknown name (with the closest one), or a wrong value."""
+def cpu_algorithms() -> list[str]:
+    """Names and variants."""
+    names = [algorithm.name for algorithm in (*REGISTRY, *BLOCK_REGISTRY)]
+    return names + [f"{algorithm.name}:{variant}" for algorithm in REGISTRY for variant in algorithm.variants]
+
+
+def parse_options(options: Mapping[str, Any] | None, algorithm_names: Sequence[str] | None = None) -> Options:
+    """Options checked; `algorithm_names` are those that may be allowed (None: a CPU's).
+
+    Raises:
+        InvalidArgument: an unknown name (with the closest one), or a wrong value.
+    """
     if options is not None and not isinstance(options, Mapping):
         raise InvalidArgument(f"options is {options!r}", f"pass a dictionary of {', '.join(NAMES)}")
     options = dict(options or {})
@@ -60,7 +81,9 @@ def parse_options(options: Mapping[str, Any] | None) -> Options:
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
     fuses = options.get("block_fusion", True)
-    chosen = PlanOptions(_algorithms(options.get("algorithms")), accuracy, workspace, fuses)
+    chosen = PlanOptions(
+        _algorithms(options.get("algorithms"), algorithm_names or cpu_algorithms()), accuracy, workspace, fuses
+    )
     return Options(chosen, _tune_seconds(tune), is_tuned=bool(tune))
 
 
@@ -72,13 +95,11 @@ def _tune_seconds(tune: Any) -> float:
     return TUNE_SECONDS if tune is True else float(tune)
 
 
-def _algorithms(names: Any) -> tuple[str, ...]:
+def _algorithms(names: Any, known: Sequence[str]) -> tuple[str, ...]:
     if names is None:
         return ()
     if isinstance(names, str):
         names = [names]
-    known = [algorithm.name for algorithm in (*REGISTRY, *BLOCK_REGISTRY)]
-    known += [f"{algorithm.name}:{variant}" for algorithm in REGISTRY for variant in algorithm.variants]
     try:
         names = tuple(names)
     except TypeError:
@@ -93,18 +114,33 @@ def _algorithms(names: Any) -> tuple[str, ...]:
     return names
 
 
-def parse_dtype(dtype: Any) -> str:
-    """The element type in the short names of specs. Accepts "float32", numpy.float32 and torch.float32."""
+def parse_dtype(dtype: Any, device: str = CPU) -> str:
+    """The element type in the short names of specs. Accepts "float32", numpy.float32 and torch.float32; on a GPU also
+    float16, bfloat16 and "tf32"."""
     name = dtype if isinstance(dtype, str) else str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")
-    if name not in DTYPES:
-        raise InvalidArgument(f"dtype {name!r} is not computed by this version", "accepted: float32")
-    return DTYPES[name]
+    if device == CPU:
+        if name not in DTYPES:
+            more = ", and with device='cuda' float16, bfloat16, tf32" if name in GPU_DTYPES else ""
+            raise InvalidArgument(f"dtype {name!r} is not computed on CPUs", f"accepted: float32{more}")
+        return DTYPES[name]
+    if name not in GPU_DTYPES:
+        raise InvalidArgument(f"dtype {name!r} is not computed on GPUs", "accepted: float32, tf32, float16, bfloat16")
+    return GPU_DTYPES[name]
 
 
 def parse_device(device: Any) -> str:
+    """ "cpu", or "cuda" and "cuda:N" where Triton is installed."""
     name = str(device)
-    if name not in DEVICES:
-        raise InvalidArgument(f"device {name!r} is not served by this version", "accepted: cpu")
+    if name == CPU:
+        return name
+    if name.partition(":")[0] != CUDA:
+        raise InvalidArgument(f"device {name!r} is not served", "accepted: cpu, cuda, cuda:0, cuda:1, ...")
+    for package in ("torch", "triton"):
+        if find_spec(package) is None:
+            raise InvalidArgument(
+                f"device {name!r} needs the package {package}, which is not installed",
+                "install Waterline with its extra `gpu` (on Linux), or pass device='cpu'",
+            )
     return name
 
 

@@ -58,8 +58,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     add_dtype(parser)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, or cuda, cuda:1, ... (default: cpu)")
+
+
 def add_dtype(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dtype", default="float32", metavar="D", help="of the arithmetic (default: float32)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        metavar="D",
+        help="of the arithmetic (default: float32; with --device cuda also tf32, float16, bfloat16)",
+    )
 
 
 def add_tuned(parser: argparse.ArgumentParser) -> None:

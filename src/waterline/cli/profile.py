@@ -9,6 +9,7 @@ import waterline
 from waterline.bench.workload import Workload
 from waterline.cli.common import (
     Progress,
+    add_device,
     add_engine,
     add_json,
     add_network,
@@ -24,6 +25,7 @@ from waterline.report.tables import per_layer
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
+    add_device(parser)
     add_tuned(parser)
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="time to measure (default: 2)")
@@ -42,7 +44,14 @@ def execute(arguments: argparse.Namespace) -> int:
     workload = Workload.named(arguments.model, arguments.image_size)
     inputs = workload.inputs(arguments.batch)
     options = tuned_options(arguments)
-    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype, options=options)
+    net = waterline.compile(
+        workload.model,
+        inputs if arguments.batch > 1 else None,
+        device=arguments.device,
+        num_threads=arguments.threads,
+        dtype=arguments.dtype,
+        options=options,
+    )
     if arguments.tuned:
         say_tuned(Progress(), net.plan, arguments.model)
     report = net.profile(*inputs.values(), seconds=arguments.seconds)

@@ -6,13 +6,14 @@ import argparse
 import sys
 from typing import Any
 
-from waterline.api import environment, tuning
-from waterline.api.compiling import read_source
-from waterline.api.options import TUNE_SECONDS, Options, parse_dtype, parse_options, parse_threads
+from waterline.api.compiling import make_engine, read_source
+from waterline.api.engine import Engine
+from waterline.api.options import TUNE_SECONDS, Options, parse_options
 from waterline.bench.workload import Workload
 from waterline.cli.common import (
     Progress,
     add_accuracy,
+    add_device,
     add_engine,
     add_json,
     add_network,
@@ -22,8 +23,7 @@ from waterline.cli.common import (
 )
 from waterline.errors import Error
 from waterline.graph import Graph
-from waterline.machine import Machine
-from waterline.planner import Candidate, Measurements, Plan, TuningTask, plan, tuning_tasks
+from waterline.planner import Candidate, Measurements, Plan, Target, TuningTask, plan, tuning_tasks
 from waterline.planner.measurements import layer_key
 from waterline.report.tables import Table, short_shape
 from waterline.runtime.tuning import Progress as Told
@@ -34,6 +34,7 @@ from waterline.spec import ConvSpec
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
+    add_device(parser)
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images at a time (default: 1)")
     parser.add_argument(
         "--seconds", type=seconds, default=TUNE_SECONDS, metavar="S", help=f"at most (default: {TUNE_SECONDS:g})"
@@ -45,23 +46,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Exit status 0, also when the time ended first; 1 when it was interrupted. What was measured is kept."""
-    parse_dtype(arguments.dtype)
-    options = parse_options({"accuracy": arguments.accuracy, "tune": arguments.seconds})
+    engine = make_engine(arguments.device, arguments.dtype, arguments.threads)
+    options = parse_options({"accuracy": arguments.accuracy, "tune": arguments.seconds}, engine.algorithm_names)
     workload = Workload.named(arguments.model, arguments.image_size)
     inputs = workload.inputs(arguments.batch)
-    machine = environment.machine()
-    threads = parse_threads(arguments.threads, machine.cores)
+    threads = engine.threads
     graph = read_source(workload.model, inputs).graph
-    tasks = tuning_tasks(graph, machine, options.plan)
-    memory = environment.measured_layers()
+    graph.dtype = engine.dtype
+    tasks = tuning_tasks(graph, engine.target, options.plan)
+    memory = engine.measured_layers()
     wanted = tasks if arguments.again else missing(tasks, memory, threads)
-    is_interrupted = _measure(tasks, wanted, machine, threads, options)
+    is_interrupted = _measure(tasks, wanted, engine, options)
 
     left = {task.key for task in missing(tasks, memory, threads)}
-    rows = _rows(graph, machine, options, tasks, memory.measurements())
+    rows = _rows(graph, engine.target, options, tasks, memory.measurements())
     facts: dict[str, Any] = {
         "network": workload.name,
-        "machine": machine.name,
+        "machine": engine.target.name,
         "threads": threads,
         "batch": arguments.batch,
         "accuracy": arguments.accuracy,
@@ -81,9 +82,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(
-    tasks: list[TuningTask], wanted: list[TuningTask], machine: Machine, threads: int, options: Options
-) -> bool:
+def _measure(tasks: list[TuningTask], wanted: list[TuningTask], engine: Engine, options: Options) -> bool:
     """Whether it was interrupted."""
     progress = Progress()
 
@@ -92,7 +91,7 @@ def _measure(
         progress.show(f"layer {share}: {told.task.name}, {len(told.task.candidates)} candidates, round {told.rounds}")
 
     try:
-        tuning.run(tasks, wanted, machine, threads, options, show)
+        engine.tune(tasks, wanted, options.tune_seconds, show)
     except KeyboardInterrupt:
         return True
     finally:
@@ -101,11 +100,11 @@ def _measure(
 
 
 def _rows(
-    graph: Graph, machine: Machine, options: Options, tasks: list[TuningTask], measured: Measurements
+    graph: Graph, target: Target, options: Options, tasks: list[TuningTask], measured: Measurements
 ) -> list[dict[str, Any]]:
     """A layer each: what is chosen by cost and what by measurement, and every candidate's times for one image."""
-    before = _candidates(plan(graph, machine, options.plan), options)
-    after = _candidates(plan(graph, machine, options.plan, measured), options)
+    before = _candidates(plan(graph, target, options.plan), target, options)
+    after = _candidates(plan(graph, target, options.plan, measured), target, options)
     rows = []
     for task in tasks:
         by_cost, chosen = before[task.key][0], after[task.key][0]
@@ -135,10 +134,10 @@ def _rows(
     return rows
 
 
-def _candidates(made: Plan, options: Options) -> dict[str, list[Candidate]]:
+def _candidates(made: Plan, target: Target, options: Options) -> dict[str, list[Candidate]]:
     """Layer -> its candidates that were not refused, the chosen one first."""
     return {
-        layer_key(layer.spec, options.plan.algorithms, options.plan.accuracy): [
+        layer_key(layer.spec, options.plan.algorithms, options.plan.accuracy, target.decided(layer.spec).n): [
             candidate for candidate in layer.candidates if candidate.seconds is not None
         ]
         for step in made.steps

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from waterline.graph.ops import Binary, LayerNorm, Op, Pool, PRelu, Unary
-from waterline.spec import DTYPE_BYTES, ConvSpec
+from waterline.spec import ConvSpec
 
 Shape = tuple[int, ...]
 
@@ -79,7 +79,7 @@ class BlockSpec:
 
     @property
     def elem_bytes(self) -> int:
-        return DTYPE_BYTES["f32"]
+        return next(spec.elem_bytes for spec in self.convolutions)
 
     @property
     def weight_bytes(self) -> int:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from waterline.algorithms.block_fusion import BLOCK_FUSION
 from waterline.algorithms.block_fusion.layers import algorithm_of
@@ -56,37 +57,83 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a block may be computed, with its predicted time and the bytes of a thread's buffers."""
+
+    algorithm: str
+    config: Any
+    seconds: float
+    buffer_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """What blocks cost on a target.
+
+    Attributes:
+        batched: a block with the number of images that its price is of.
+        ways: how a block may be computed, fastest first, or why it may not.
+        refuse: why a group may not be one for where its tensors lie, or "".
+        least_seconds: in which a block's operations could be done.
+        step_seconds: what a step costs whatever it computes.
+    """
+
+    batched: Callable[[BlockSpec], BlockSpec]
+    ways: Callable[[BlockSpec], list[Way] | str]
+    refuse: Callable[[Group], str]
+    least_seconds: Callable[[BlockSpec], float]
+    step_seconds: float
+
+
+@dataclass(frozen=True)
 class Fusion:
     """A group that is computed as one."""
 
     group: Group
-    config: BlockConfig
-    seconds: float
+    way: Way
     parts_seconds: float
+
+    @property
+    def config(self) -> Any:
+        return self.way.config
+
+    @property
+    def seconds(self) -> float:
+        return self.way.seconds
+
+    @property
+    def algorithm(self) -> str:
+        return self.way.algorithm
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         return (
-            Candidate(BLOCK_FUSION.name, self.seconds, config=self.config),
+            Candidate(self.algorithm, self.seconds, config=self.config),
             Candidate("one layer after the other", self.parts_seconds),
         )
 
-    def parts(self, alone: Callable[[Layer], tuple[Candidate, ...]]) -> tuple[Step, ...]:
-        """The layers as they would be by themselves, with what was considered for that."""
+    def parts(self, alone: Callable[[Layer], tuple[Candidate, ...]], dtype: str = "f32") -> tuple[Step, ...]:
+        """The layers as they would be by themselves, with what was considered for that, and with the algorithm that
+        each has inside, where layers of a block have algorithms."""
+        inside: Sequence[tuple[str, Any]] = [("", None)] * len(self.group.layers)
+        if isinstance(self.config, BlockConfig):
+            names = ["" if own.spec is None else algorithm_of(own.spec).name for own in self.group.block.layers]
+            inside = list(zip(names, self.config.layers, strict=True))
         return tuple(
             Step(
                 layer.name,
                 layer.op,
                 tuple(layer.inputs),
                 tuple(layer.outputs),
-                algorithm="" if own.spec is None else algorithm_of(own.spec).name,
+                algorithm=algorithm,
                 spec=layer.spec,
                 config=config,
                 weight=layer.weight,
                 bias=layer.bias,
                 candidates=alone(layer),
+                dtype=dtype,
             )
-            for layer, own, config in zip(self.group.layers, self.group.block.layers, self.config.layers, strict=True)
+            for layer, (algorithm, config) in zip(self.group.layers, inside, strict=True)
         )
 
 
@@ -108,10 +155,11 @@ def group_blocks(
     """
     layers = lowered.layers
     eagerly = eagerly or only is not None
+    pricing = _pricing(machine)
     cost = [MANY_IMAGES_COST if _images(layer) > 1 else 1.0 for layer in layers]
-    singles = [layer_seconds(i) * cost[i] + step_seconds(machine) for i in range(len(layers))]
+    singles = [layer_seconds(i) * cost[i] + pricing.step_seconds for i in range(len(layers))]
     reasons = [_Reason() for _ in layers]
-    offers = _offers(lowered, machine, singles, reasons, eagerly=eagerly, only=only)
+    offers = _offers(lowered, pricing, singles, reasons, eagerly=eagerly, only=only)
     if eagerly:
         return _rewritten(lowered, _cut(singles, offers, lambda block, seconds: EAGER_WEIGHT * seconds), reasons)
     found: list[tuple[float, Lowered, dict[int, Fusion]]] = []
@@ -124,23 +172,47 @@ def group_blocks(
     return rewritten, fusions
 
 
+def group_by_time(
+    lowered: Lowered,
+    pricing: Pricing,
+    layer_seconds: Callable[[int], float],
+    *,
+    eagerly: bool = False,
+    only: Collection[tuple[str, ...]] | None = None,
+) -> tuple[Lowered, dict[int, Fusion]]:
+    """As `group_blocks`, where memory has no price: for targets whose blocks need no buffers."""
+    eagerly = eagerly or only is not None
+    singles = [layer_seconds(i) + pricing.step_seconds for i in range(len(lowered.layers))]
+    reasons = [_Reason() for _ in singles]
+    offers = _offers(lowered, pricing, singles, reasons, eagerly=eagerly, only=only)
+    weight = EAGER_WEIGHT if eagerly else 1.0
+    return _rewritten(lowered, _cut(singles, offers, lambda block, seconds: weight * seconds), reasons)
+
+
+def _pricing(machine: Machine) -> Pricing:
+    return Pricing(
+        batched=lambda block: block.with_batch(priced_batch(block.n)),
+        ways=lambda block: _priced(block, machine),
+        refuse=lambda group: "",
+        least_seconds=lambda block: block.flops / machine.peak(machine.cores),
+        step_seconds=step_seconds(machine),
+    )
+
+
 @dataclass(frozen=True)
 class _Offer:
-    """What layers from `begin` on may be as one: every way with its time and its buffers' bytes, fastest first."""
+    """What layers from `begin` on may be as one: every way, fastest first."""
 
     begin: int
     group: Group
+    block: BlockSpec  # as it is priced
     parts_seconds: float
-    ways: tuple[tuple[BlockConfig, float, int], ...]
-
-    @property
-    def block(self) -> BlockSpec:
-        return self.group.block.with_batch(priced_batch(self.group.block.n))
+    ways: tuple[Way, ...]
 
 
 def _offers(
     lowered: Lowered,
-    machine: Machine,
+    pricing: Pricing,
     singles: Sequence[float],
     reasons: Sequence[_Reason],
     *,
@@ -149,7 +221,7 @@ def _offers(
 ) -> list[list[_Offer]]:
     """For each layer the blocks that end with it; tells `reasons` what became of them."""
     layers, users = lowered.layers, _users(lowered)
-    known: dict[BlockSpec, list[tuple[BlockConfig, float, int]] | str] = {}
+    known: dict[BlockSpec, list[Way] | str] = {}
     found: list[list[_Offer]] = []
     for end in range(1, len(layers) + 1):
         found.append([])
@@ -161,21 +233,21 @@ def _offers(
             group = _group(lowered, begin, end, users)
             if group is None:
                 continue
-            block = group.block.with_batch(priced_batch(group.block.n))
+            block = pricing.batched(group.block)
             parts = sum(singles[begin:end])
-            if not eagerly and block.flops / machine.peak(machine.cores) > parts:
+            if not eagerly and pricing.least_seconds(block) > parts:
                 _tell(reasons[begin:end], "by themselves its layers have algorithms of fewer operations")
                 continue
             if block not in known:
-                known[block] = _priced(block, machine)
-            priced = known[block]
+                known[block] = pricing.ways(block)
+            priced = pricing.refuse(group) or known[block]
             if isinstance(priced, str):
                 _tell(reasons[begin:end], priced)
                 continue
-            fixed = step_seconds(machine)
-            ways = tuple((config, seconds + fixed, size) for config, seconds, size in priced)
-            _tell(reasons[begin:end], _compared(layers[begin:end], ways[0][1], parts), ways[0][1] / parts)
-            found[-1].append(_Offer(begin, group, parts, ways))
+            ways = tuple(replace(way, seconds=way.seconds + pricing.step_seconds) for way in priced)
+            least = ways[0].seconds
+            _tell(reasons[begin:end], _compared(layers[begin:end], least, parts, block.n), least / parts)
+            found[-1].append(_Offer(begin, group, block, parts, ways))
     return found
 
 
@@ -195,13 +267,12 @@ def _cut(
     for single, offered in zip(singles, offers, strict=True):
         least, fusion = best[-1] + single, None
         for offer in offered:
-            way = next((way for way in offer.ways if way[2] <= most_bytes), None)
+            way = next((way for way in offer.ways if way.buffer_bytes <= most_bytes), None)
             if way is None:
                 continue
-            config, seconds, _ = way
-            total = best[offer.begin] + counted(offer.block, seconds)
+            total = best[offer.begin] + counted(offer.block, way.seconds)
             if total < least:
-                least, fusion = total, Fusion(offer.group, config, seconds, offer.parts_seconds)
+                least, fusion = total, Fusion(offer.group, way, offer.parts_seconds)
         best.append(least)
         taken.append(fusion)
     return taken
@@ -240,8 +311,8 @@ def _images(layer: Layer) -> int:
     return shape[0] if shape else 1
 
 
-def _compared(layers: Sequence[Layer], seconds: float, parts: float) -> str:
-    images = "" if priced_batch(_images(layers[0])) == 1 else f" for {MANY_IMAGES} images"
+def _compared(layers: Sequence[Layer], seconds: float, parts: float, n: int) -> str:
+    images = "" if n <= 1 else f" for {n} images"
     return (
         f"{layers[0].name} to {layers[-1].name} would take {seconds * 1e6:.1f} us together, "
         f"{parts * 1e6:.1f} us one after the other{images}"
@@ -266,12 +337,12 @@ def operator_price(layer: Layer, machine: Machine) -> float:
     return operator_seconds(layer.op, DTYPE_BYTES["f32"] * elems, machine)
 
 
-def _priced(block: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, float, int]] | str:
+def _priced(block: BlockSpec, machine: Machine) -> list[Way] | str:
     """Every config with its time and the bytes of its buffers, or the reason of a refusal."""
     if refusal := BLOCK_FUSION.refuse(block, machine):
         return refusal.reason
     return [
-        (config, cost.seconds, BLOCK_FUSION.buffer_bytes(block, config.buffer_rows))
+        Way(BLOCK_FUSION.name, config, cost.seconds, BLOCK_FUSION.buffer_bytes(block, config.buffer_rows))
         for config, cost in BLOCK_FUSION.priced(block, machine)
     ]
 
@@ -482,4 +553,4 @@ def _channels_innermost(storage: Storage) -> Storage | None:
     return storage if is_channels_last(storage.view) else None
 
 
-__all__ = ["Fusion", "Group", "group_blocks", "operator_price"]
+__all__ = ["Fusion", "Group", "Pricing", "Way", "group_blocks", "group_by_time", "operator_price"]

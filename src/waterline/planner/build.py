@@ -6,20 +6,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from waterline.algorithms import Algorithm, Views, by_name
 from waterline.algorithms.block_fusion import BLOCK_FUSION
-from waterline.algorithms.block_fusion.model import BlockViews
 from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
-from waterline.graph.block import BlockSpec
 from waterline.machine import Machine
-from waterline.planner.blocks import Fusion, group_blocks, operator_price, priced_batch
+from waterline.planner.blocks import Fusion
 from waterline.planner.choice import NOT_ALLOWED, Choice, choose
 from waterline.planner.limit import Rooms, alive_bytes, culprit
 from waterline.planner.lower import Layer, Lowered, lower
 from waterline.planner.measurements import Measurements
 from waterline.planner.memory import Lifetime, lifetimes, place
 from waterline.planner.plan import Buffer, Candidate, Plan, Step
+from waterline.planner.target import Target, target_of
 from waterline.spec import DTYPE_BYTES, ConvSpec
 
 
@@ -48,27 +46,30 @@ class PlanOptions:
 
 
 def plan(
-    graph: Graph, machine: Machine, options: PlanOptions | None = None, measured: Measurements | None = None
+    graph: Graph, machine: Machine | Target, options: PlanOptions | None = None, measured: Measurements | None = None
 ) -> Plan:
     """Lay `graph` out for `machine`. Layers that `measured` has get what was fastest, the others what costs least.
+
+    A graph's dtype is that of its tensors between layers, whatever its constants are held in.
 
     Raises:
         Refused: a layer is served by none of the allowed algorithms, or by none within the limit of memory.
         InvalidArgument: the arena would exceed `options.workspace_bytes` even without workspaces.
     """
     options = options or PlanOptions()
-    planning = _Planning(graph, machine, options, measured or Measurements())
+    target = target_of(machine)
+    planning = _Planning(graph, target, options, measured or Measurements())
     try:
         steps, offsets, arena_bytes = planning.run()
     except InvalidArgument:
         if not options.fuses:
             raise
-        planning = _Planning(graph, machine, options, measured or Measurements(), eagerly=True)
+        planning = _Planning(graph, target, options, measured or Measurements(), eagerly=True)
         steps, offsets, arena_bytes = planning.run()
     lowered = planning.lowered
     return Plan(
         network=graph.name,
-        machine=machine.name,
+        machine=target.name,
         inputs=tuple((name, graph.shapes[name]) for name in graph.inputs),
         outputs=tuple((name, graph.shapes[name]) for name in graph.outputs),
         buffers={name: _buffer(lowered, name, elems, offsets) for name, elems in lowered.root_elems.items()},
@@ -83,39 +84,40 @@ class _Planning:
     def __init__(
         self,
         graph: Graph,
-        machine: Machine,
+        target: Target,
         options: PlanOptions,
         measured: Measurements,
         *,
         eagerly: bool = False,
     ) -> None:
-        self.lowered = lower(graph)
-        self.machine = machine.for_weights(self.lowered.weight_bytes)
+        self.lowered = lower(graph, target.layouts)
+        self.target = target.for_weights(self.lowered.weight_bytes)
+        self.dtype = graph.dtype
         self.options = options
         self.measured = measured
         self.choices: dict[ConvSpec, Choice] = {}
         self.rooms: Rooms | None = None
         self.fusions: dict[int, Fusion] = {}
         if options.fuses:
-            self.lowered, self.fusions = group_blocks(
-                self.lowered, self.machine, self._layer_seconds, eagerly=eagerly, only=options.blocks
+            self.lowered, self.fusions = self.target.group(
+                self.lowered, self._layer_seconds, eagerly=eagerly, only=options.blocks
             )
         self.tensors = lifetimes(self.lowered, DTYPE_BYTES[graph.dtype])
         if options.workspace_bytes is not None:
             self.rooms = Rooms(options.workspace_bytes, alive_bytes(self.tensors, len(self.lowered.layers)))
 
     def _layer_seconds(self, index: int) -> float:
-        """Predicted for `priced_batch` images; infinite where no algorithm that is allowed serves the layer."""
+        """Predicted for as many images as blocks are; infinite where no algorithm that is allowed serves the layer."""
         layer = self.lowered.layers[index]
         if not isinstance(layer.spec, ConvSpec):
-            return operator_price(layer, self.machine)
-        step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs), spec=layer.spec)
+            return self.target.operator_seconds(layer)
+        step = replace(self._operator(layer), spec=layer.spec)
         try:
             choice = self._choice(index, layer.spec, step)
         except Refused:
             return math.inf
-        spec = layer.spec.with_batch(priced_batch(layer.spec.n))
-        return choice.algorithm.cost(spec, choice.config, self.machine).seconds
+        spec = self.target.compared(layer.spec)
+        return float(choice.algorithm.cost(spec, choice.config, *self.target.where).seconds)
 
     def _candidates(self, layer: Layer) -> tuple[Candidate, ...]:
         """What was considered for a layer of a block by itself."""
@@ -131,7 +133,7 @@ class _Planning:
         limit = self.options.workspace_bytes
         steps = [self._step(i) for i in range(len(self.lowered.layers))]
         while True:
-            sizes = [workspace_bytes(step, self.machine) for step in steps]
+            sizes = [self.target.workspaces(step) for step in steps]
             lifetimes = self.tensors + [
                 Lifetime(f"workspace:{i}:{name}", size, i, i)
                 for i, each in enumerate(sizes)
@@ -156,18 +158,18 @@ class _Planning:
 
     def _step(self, index: int) -> Step:
         layer = self.lowered.layers[index]
-        step = Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs))
+        step = self._operator(layer)
         if layer.spec is None:
-            return step
+            return replace(step, candidates=self.target.operator(step))
         if index in self.fusions:
             fusion = self.fusions[index]
             return replace(
                 step,
-                algorithm=BLOCK_FUSION.name,
+                algorithm=fusion.algorithm,
                 spec=layer.spec,
                 config=fusion.config,
                 candidates=fusion.candidates,
-                parts=fusion.parts(self._candidates),
+                parts=fusion.parts(self._candidates, self.dtype),
             )
         assert isinstance(layer.spec, ConvSpec)
         step = replace(step, spec=layer.spec, weight=layer.weight, bias=layer.bias)
@@ -176,44 +178,30 @@ class _Planning:
         candidates = (*choice.candidates, together)
         return replace(step, algorithm=choice.algorithm.name, config=choice.config, candidates=candidates)
 
+    def _operator(self, layer: Layer) -> Step:
+        return Step(layer.name, layer.op, tuple(layer.inputs), tuple(layer.outputs), dtype=self.dtype)
+
     def _choice(self, index: int, spec: ConvSpec, step: Step) -> Choice:
         """Without a limit one for all layers that are alike."""
         options, rooms = self.options, self.rooms
         if rooms is None and spec in self.choices:
             return self.choices[spec]
 
-        def memory(algorithm: Algorithm, config: Any) -> str:
+        def memory(algorithm: Any, config: Any) -> str:
             assert rooms is not None
-            return rooms.refusal(
-                index, workspace_bytes(replace(step, algorithm=algorithm.name, config=config), self.machine)
-            )
+            return rooms.refusal(index, self.target.workspaces(replace(step, algorithm=algorithm.name, config=config)))
 
         choice = choose(
             spec,
-            self.machine,
+            self.target,
             options.algorithms,
             options.accuracy,
             step.name,
-            timings=self.measured.of(spec, options.algorithms, options.accuracy),
+            timings=self.measured.of(spec, options.algorithms, options.accuracy, self.target.decided(spec).n),
             memory=None if rooms is None else memory,
         )
         self.choices[spec] = choice
         return choice
-
-
-def views_of(step: Step) -> Views | BlockViews:
-    """The tensors of a step as its algorithm sees them."""
-    assert step.spec is not None
-    if isinstance(step.spec, BlockSpec):
-        return BlockViews(tuple(storage.view for storage in step.inputs), step.outputs[0].view)
-    residual = step.inputs[-1].view if step.spec.epilogue.residual else None
-    return Views(step.inputs[0].view, step.outputs[0].view, residual)
-
-
-def workspace_bytes(step: Step, machine: Machine) -> dict[str, int]:
-    if step.spec is None:
-        return {}
-    return dict(by_name(step.algorithm).implement(step.spec, step.config, views_of(step), machine).workspaces)
 
 
 def _buffer(lowered: Lowered, name: str, elems: int, offsets: dict[str, int]) -> Buffer:

@@ -68,6 +68,31 @@ for _class in (Copy, Fused):
     codec.register(_class)
 
 
+@dataclass(frozen=True)
+class Layouts:
+    """What the kernels of a target want of tensors.
+
+    Attributes:
+        pads_first_layers: images of few channels get a padded copy.
+        places_concats: kernels write ranges of channels, so that what is concatenated is written where it belongs.
+        has_dense_images: convolutions read and write images without gaps only.
+        has_nhwc_edges: the network is given and returns its images in NHWC order.
+    """
+
+    pads_first_layers: bool = True
+    places_concats: bool = True
+    has_dense_images: bool = False
+    has_nhwc_edges: bool = False
+
+    def edge(self, shape: tuple[int, ...]) -> TensorView:
+        """How a tensor of the caller's lies."""
+        is_image = self.has_nhwc_edges and len(shape) == 4
+        return TensorView.dense(shape, channels_last(4) if is_image else tuple(range(len(shape))))
+
+
+CPU_LAYOUTS = Layouts()
+
+
 @dataclass
 class Layer:
     """A step before its algorithm is chosen. `spec` is set for what algorithms compute."""
@@ -98,15 +123,16 @@ class Lowered:
         return sum({layer.weight: layer.spec.weight_bytes for layer in self.layers if layer.spec}.values())
 
 
-def lower(graph: Graph) -> Lowered:
-    return _Lowering(graph).run()
+def lower(graph: Graph, layouts: Layouts = CPU_LAYOUTS) -> Lowered:
+    return _Lowering(graph, layouts).run()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, layouts: Layouts) -> None:
         self.graph = graph
+        self.layouts = layouts
         self.result = Lowered()
-        self.places = place_concats(graph)
+        self.places = place_concats(graph) if layouts.places_concats else {}
         self.storages: dict[str, Storage] = {}
         self.copies: dict[tuple[str, tuple[int, ...]], Storage] = {}
 
@@ -116,7 +142,7 @@ class _Lowering:
             root = f"input:{name}"
             result.inputs[root] = i
             result.root_elems[root] = math.prod(graph.shapes[name])
-            self.storages[name] = Storage(root, 0, TensorView.dense(graph.shapes[name]))
+            self.storages[name] = Storage(root, 0, self.layouts.edge(graph.shapes[name]))
         for node in graph.nodes:
             self._lower_node(node)
         for i, name in enumerate(graph.outputs):
@@ -168,13 +194,14 @@ class _Lowering:
         return self.copies[key]
 
     def _channels_last(self, source: Storage, *, linear: bool = False) -> Storage:
-        if is_channels_last(source.view) and (not linear or has_linear_pixels(source.view)):
-            return source
-        return self._copied(source, channels_last(4), "nhwc")
+        is_served = is_channels_last(source.view) and (not linear or has_linear_pixels(source.view))
+        if self.layouts.has_dense_images:
+            is_served = source.view.is_dense(channels_last(4))
+        return source if is_served else self._copied(source, channels_last(4), "nhwc")
 
     def _dense(self, source: Storage) -> Storage:
         """Row by row in the logical order."""
-        if _same_places(source.view, TensorView.dense(source.view.shape)):
+        if source.view.is_dense(tuple(range(len(source.view.shape)))):
             return source
         return self._copied(source, tuple(range(len(source.view.shape))), "rows")
 
@@ -208,7 +235,7 @@ class _Lowering:
         shapes = self.graph.shapes
         spec = op.spec(shapes[node.inputs[0]], shapes[node.inputs[1]], self.graph.dtype)
         x = self._storage(node.inputs[0])
-        if _is_first_layer(spec):
+        if self.layouts.pads_first_layers and _is_first_layer(spec):
             x, spec = self._padded(node, x, spec)
         self._convolve(node, op, spec, self._channels_last(x, linear=spec.is_pointwise))
 
@@ -293,7 +320,7 @@ class _Lowering:
 
     def _rows(self, source: Storage, rows: tuple[int, int, int]) -> Storage:
         found = self._as_pixels(source, rows)
-        if found is None:
+        if found is None or (self.layouts.has_dense_images and not found.view.is_dense(channels_last(4))):
             found = self._as_pixels(self._dense(source), rows)
         assert found is not None
         return found
@@ -376,14 +403,14 @@ class _Lowering:
         """The result in the caller's array: written there by its last step where that alone fills it, else copied."""
         source = self._storage(name)
         result = self.result
-        wanted = TensorView.dense(self.graph.shapes[name])
+        wanted = self.layouts.edge(self.graph.shapes[name])
         owned = source.root not in result.inputs | result.constants | result.outputs
         whole = source.offset == 0 and result.root_elems[source.root] == wanted.elems
-        if owned and whole and _same_places(source.view, wanted):
+        if owned and whole and source.view.has_places_of(wanted):
             result.outputs[source.root] = index
             return
         root = f"output:{name}:{index}"
-        target = self._new(root, wanted.shape, tuple(range(len(wanted.shape))))
+        target = self._new(root, wanted.shape, wanted.order)
         result.outputs[root] = index
         result.layers.append(Layer(root, Copy(), [source], [target]))
 
@@ -399,9 +426,4 @@ def _is_first_layer(spec: ConvSpec) -> bool:
     )
 
 
-def _same_places(a: TensorView, b: TensorView) -> bool:
-    """Whether both put every element in the same place (strides of axes of size 1 do not matter)."""
-    return all(d <= 1 or s == t for d, s, t in zip(a.shape, a.strides, b.strides, strict=True))
-
-
-__all__ = ["Copy", "Fused", "Layer", "Lowered", "lower"]
+__all__ = ["Copy", "Fused", "Layer", "Layouts", "Lowered", "lower"]

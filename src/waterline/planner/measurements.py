@@ -28,14 +28,15 @@ class Measurements:
 
     layers: Mapping[str, tuple[Timing, ...]] = field(default_factory=dict)
 
-    def of(self, spec: ConvSpec, allowed: Sequence[str], accuracy: str) -> tuple[Timing, ...]:
-        return self.layers.get(layer_key(spec, allowed, accuracy), ())
+    def of(self, spec: ConvSpec, allowed: Sequence[str], accuracy: str, batch: int = 1) -> tuple[Timing, ...]:
+        return self.layers.get(layer_key(spec, allowed, accuracy, batch), ())
 
 
-def layer_key(spec: ConvSpec, allowed: Sequence[str] = (), accuracy: str = "default") -> str:
-    """What a tuned choice belongs to: the layer for one image with its epilogue, and the options that limit the choice.
+def layer_key(spec: ConvSpec, allowed: Sequence[str] = (), accuracy: str = "default", batch: int = 1) -> str:
+    """What a tuned choice belongs to: the layer with its epilogue, and the options that limit the choice.
 
-    Neither the batch nor the number of threads, so that results do not depend on them.
+    Not the number of threads, and on a CPU not the batch, so that results do not depend on them: `batch` is the number
+    of images that the target decides on.
     """
     names = ",".join(sorted(set(allowed))) or "all"
-    return f"{spec.with_batch(1).id} epilogue={spec.epilogue} algorithms={names} accuracy={accuracy}"
+    return f"{spec.with_batch(batch).id} epilogue={spec.epilogue} algorithms={names} accuracy={accuracy}"

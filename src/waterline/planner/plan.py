@@ -13,7 +13,7 @@ from waterline.planner import codec
 from waterline.planner.storage import Storage
 from waterline.spec import ConvSpec
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Step:
         workspace_bytes: name -> offset in the arena.
         parts: of a block, its layers as they would be by themselves, with the algorithm and the config that each has
             inside. What lies between them has no buffer.
+        dtype: of its tensors but for constants: "f32", or what a GPU computes in.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Step:
     candidates: tuple[Candidate, ...] = ()
     workspaces: tuple[tuple[str, int], ...] = ()
     parts: tuple[Step, ...] = ()
+    dtype: str = "f32"
 
     @property
     def layers(self) -> tuple[Step, ...]:

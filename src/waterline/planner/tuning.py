@@ -11,6 +11,7 @@ from waterline.planner.build import PlanOptions
 from waterline.planner.choice import Offer, offers
 from waterline.planner.lower import lower
 from waterline.planner.measurements import layer_key
+from waterline.planner.target import Target, target_of
 from waterline.spec import ConvSpec
 
 # Candidates of a layer that are measured, and how much more than the best one they may cost by the model. Models of
@@ -45,21 +46,23 @@ class TuningTask:
         return self.candidates[0].seconds * self.spec.n * self.count
 
 
-def tuning_tasks(graph: Graph, machine: Machine, options: PlanOptions | None = None) -> list[TuningTask]:
+def tuning_tasks(graph: Graph, machine: Machine | Target, options: PlanOptions | None = None) -> list[TuningTask]:
     """The different layers, in the network's order."""
     options = options or PlanOptions()
-    lowered = lower(graph)
+    target = target_of(machine)
+    lowered = lower(graph, target.layouts)
     layers = [(layer.name, layer.spec) for layer in lowered.layers if isinstance(layer.spec, ConvSpec)]
     groups: dict[str, list[tuple[str, ConvSpec]]] = {}
     for name, spec in layers:
-        groups.setdefault(layer_key(spec, options.algorithms, options.accuracy), []).append((name, spec))
+        key = layer_key(spec, options.algorithms, options.accuracy, target.decided(spec).n)
+        groups.setdefault(key, []).append((name, spec))
     weight_bytes = lowered.weight_bytes
-    machine = machine.for_weights(weight_bytes)
+    target = target.for_weights(weight_bytes)
     tasks = []
     for key, members in groups.items():
         name, spec = members[0]
         spec = spec.with_batch(max(spec.n, 1))
-        candidates = worth_measuring(offers(spec, machine, options.algorithms, options.accuracy))
+        candidates = worth_measuring(offers(spec, target, options.algorithms, options.accuracy))
         others = [other for _, other in layers if other != spec]
         tensors = max((other.input_bytes + other.output_bytes for other in others), default=0)
         moved = weight_bytes - spec.weight_bytes + tensors

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,13 @@ def fingerprint(machine: Machine, version: str) -> str:
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()
 
 
+Label = Callable[[str, Any], str]
+
+
+def _cpu_label(label: str, config: Any) -> str:
+    return by_name(label.partition(":")[0]).label(config)
+
+
 class MeasuredLayers:
     """The measured layers of one machine and version.
 
@@ -69,9 +76,11 @@ class MeasuredLayers:
     Args:
         folder: of the cache; None: nothing is kept beyond the process.
         identity: of `fingerprint`.
+        label: of a candidate by its algorithm's name and its config; KeyError or TypeError where there is no such one.
     """
 
-    def __init__(self, folder: Path | None, identity: str) -> None:
+    def __init__(self, folder: Path | None, identity: str, label: Label = _cpu_label) -> None:
+        self._label = label
         self.path = None if folder is None else folder / FILE_NAME
         self.identity = identity
         self._layers: dict[str, MeasuredLayer] = {}
@@ -84,7 +93,7 @@ class MeasuredLayers:
         if self.path is not None:
             try:
                 for line in read_trusted(self.path).splitlines():
-                    layer = _parse(line, self.identity)
+                    layer = _parse(line, self.identity, self._label)
                     if layer is not None:
                         found[layer.key] = layer
             except FileNotFoundError:
@@ -139,13 +148,13 @@ def _append(path: Path, line: bytes) -> None:
         os.close(handle)
 
 
-def _parse(line: bytes, identity: str) -> MeasuredLayer | None:
+def _parse(line: bytes, identity: str, label: Label) -> MeasuredLayer | None:
     """The layer of a line; None where the line is of another machine or version, or is no such line."""
     try:
         record = json.loads(line)
         if record["machine"] != identity:
             return None
-        timings = tuple(_timing(*entry) for entry in record["timings"])
+        timings = tuple(_timing(*entry, label) for entry in record["timings"])
         threads, batch, key, is_complete = (record[name] for name in ("threads", "batch", "layer", "is_complete"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -154,10 +163,10 @@ def _parse(line: bytes, identity: str) -> MeasuredLayer | None:
     return MeasuredLayer(key, threads, batch, timings, is_complete) if is_whole else None
 
 
-def _timing(label: Any, config: Any, seconds: Any) -> Timing:
+def _timing(label: Any, config: Any, seconds: Any, known: Label) -> Timing:
     """Raises ValueError, TypeError or KeyError for what is no timing."""
     timing = Timing(label, codec.decode(config), seconds)
-    if by_name(timing.algorithm).label(timing.config) != label:
+    if known(label, timing.config) != label:
         raise ValueError(f"{config} is no config of {label}")
     if seconds is not None and (type(seconds) is not float or not 0 < seconds < math.inf):
         raise ValueError(f"{seconds!r} is not a time")

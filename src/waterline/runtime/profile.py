@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from waterline.codegen.cpu.kernel import Call
-from waterline.machine import Machine
+from waterline.machine import Rates
 from waterline.planner import Step
 from waterline.runtime.bound import bound_ns, step_bytes
 from waterline.runtime.phases import PhaseRow, PhaseSum, phase_rows, phase_times, sum_phases
@@ -236,7 +236,16 @@ def report(program: Program, samples: np.ndarray, ticks: np.ndarray, threads: in
     calls: list[list[tuple[Call, float, np.ndarray]]] = [[] for _ in plan.steps]
     for i, (bound, time_ns) in enumerate(zip(program.calls, np.median(samples, axis=0), strict=True)):
         calls[bound.step].append((bound.call, float(time_ns), ticks[:, owners == i]))
-    rows = tuple(_row(step, timed, machine, threads) for step, timed in zip(plan.steps, calls, strict=True))
+    rows = tuple(
+        row_of(
+            step,
+            sum(time_ns for _, time_ns, _ in timed),
+            machine,
+            threads,
+            phase_rows(step, phase_times(timed), machine, threads),
+        )
+        for step, timed in zip(plan.steps, calls, strict=True)
+    )
     return Report(
         network=plan.network,
         machine=machine.name,
@@ -250,8 +259,8 @@ def report(program: Program, samples: np.ndarray, ticks: np.ndarray, threads: in
     )
 
 
-def _row(step: Step, calls: list[tuple[Call, float, np.ndarray]], machine: Machine, threads: int) -> Row:
-    time_ns = sum(called_ns for _, called_ns, _ in calls)
+def row_of(step: Step, time_ns: float, machine: Rates, threads: int, phases: tuple[PhaseRow, ...] = ()) -> Row:
+    """The row of a step that took so long."""
     flops = step.spec.flops if step.spec else 0
     moved = step_bytes(step)
     bound = bound_ns(step, machine, threads)
@@ -266,7 +275,7 @@ def _row(step: Step, calls: list[tuple[Call, float, np.ndarray]], machine: Machi
         effective_flops_per_s=_ratio(flops * 1e9, time_ns),
         computational_efficiency=_ratio(flops * 1e9, time_ns * machine.peak(threads)),
         bound_ns=bound,
-        phases=phase_rows(step, phase_times(calls), machine, threads),
+        phases=phases,
     )
 
 

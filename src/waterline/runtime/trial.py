@@ -17,8 +17,7 @@ import numpy as np
 from waterline.codegen.cpu.memory import aligned_bytes, aligned_zeros
 from waterline.graph.ops import Conv, Reduce
 from waterline.machine import Machine
-from waterline.planner import Buffer, Plan, Step, Storage
-from waterline.planner.build import workspace_bytes
+from waterline.planner import Buffer, CpuTarget, Plan, Step, Storage
 from waterline.planner.choice import Offer
 from waterline.planner.lower import Copy
 from waterline.planner.memory import Lifetime, place
@@ -76,7 +75,7 @@ class Trial:
             steps += layout.before()
             steps.append(layout.layer(offer))
         self._layers = [i for i, step in enumerate(steps) if step.spec is not None]
-        sizes = {i: workspace_bytes(steps[i], machine) for i in self._layers}
+        sizes = {i: CpuTarget(machine).workspaces(steps[i]) for i in self._layers}
         lifetimes = [Lifetime(name, elems * 4, 0, len(steps)) for name, elems in layout.arena.items()]
         lifetimes += [Lifetime(f"{i}:{name}", size, i, i) for i, each in sizes.items() for name, size in each.items()]
         offsets, arena_bytes = place(lifetimes)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -60,8 +61,15 @@ class Tuned:
     left: tuple[str, ...]
 
 
+class AnyTrial(Protocol):
+    """Candidates of a layer that take turns, see `Trial`."""
+
+    def run(self, threads: int) -> np.ndarray: ...
+
+
 OnProgress = Callable[[Progress], None]
 Clock = Callable[[], float]
+MakeTrial = Callable[[list[Offer], Any], AnyTrial]  # of candidates, like a trial of more of them (or None)
 
 
 def missing(tasks: Sequence[TuningTask], memory: MeasuredLayers, threads: int | None = None) -> list[TuningTask]:
@@ -89,6 +97,29 @@ def tune(
     on_progress: OnProgress | None = None,
     clock: Clock = time.monotonic,
 ) -> Tuned:
+    """`tune_with` trials on this machine's cores."""
+    displacement = Displacement(machine, max((task.others_bytes for task in wanted), default=0))
+
+    def trials(task: TuningTask) -> MakeTrial:
+        displaced = displacement.rows(task.others_bytes)
+        return lambda offers, like: Trial(task.spec, offers, machine, cache, displaced, like)
+
+    return tune_with(
+        trials, tasks, wanted, memory, threads=threads, seconds=seconds, on_progress=on_progress, clock=clock
+    )
+
+
+def tune_with(
+    trials: Callable[[TuningTask], MakeTrial],
+    tasks: Sequence[TuningTask],
+    wanted: Sequence[TuningTask],
+    memory: MeasuredLayers,
+    *,
+    threads: int,
+    seconds: float,
+    on_progress: OnProgress | None = None,
+    clock: Clock = time.monotonic,
+) -> Tuned:
     """Measure the `wanted` ones of a network's `tasks`, and remember each layer as soon as it is measured.
 
     Half of `seconds` is shared out equally, half by the layers' predicted parts of the network's time. What
@@ -96,7 +127,6 @@ def tune(
     """
     deadline = clock() + seconds
     queue = sorted(wanted, key=lambda task: (len(task.candidates) == 1, -task.weight))
-    displacement = Displacement(machine, max((task.others_bytes for task in queue), default=0))
     measured: list[str] = []
     left: list[str] = []
     while queue and clock() < deadline:
@@ -105,7 +135,7 @@ def tune(
         now = clock()
         until = now + share * (deadline - now) if deadline < math.inf else deadline
         _tell(on_progress, task, len(measured), len(wanted), 0)
-        turns = _Turns(task, displacement.rows(task.others_bytes), machine, cache)
+        turns = _Turns(task, trials(task))
         turns.prepare(lambda: clock() < deadline)
         rounds = 0
         while turns.running and rounds < MOST_ROUNDS and clock() < deadline:
@@ -150,16 +180,15 @@ class _Turns:
         running: candidates in the race. samples: seconds of every candidate that was ever in it.
     """
 
-    def __init__(self, task: TuningTask, displaced: np.ndarray, machine: Machine, cache: ObjectCache) -> None:
-        self._task, self._displaced = task, displaced
-        self._machine, self._cache = machine, cache
+    def __init__(self, task: TuningTask, make: MakeTrial) -> None:
+        self._task, self._trial_of = task, make
         self.running: list[Offer] = []
         self.samples: dict[Offer, list[float]] = {}
 
     def prepare(self, has_time: Callable[[], bool]) -> None:
         """Pack and compile all candidates. Where the time does not last, none is in the race."""
         able: list[Offer] = []
-        trial: Trial | None = None
+        trial: AnyTrial | None = None
         for offer in self._task.candidates[: _affordable(self._task.spec)]:
             if not has_time():
                 return
@@ -172,10 +201,7 @@ class _Turns:
             self.samples = {offer: [] for offer in able}
             self._set(able, trial)
 
-    def _trial_of(self, offers: list[Offer], like: Trial | None) -> Trial:
-        return Trial(self._task.spec, offers, self._machine, self._cache, self._displaced, like)
-
-    def _set(self, offers: list[Offer], like: Trial) -> None:
+    def _set(self, offers: list[Offer], like: AnyTrial) -> None:
         self._trial = self._trial_of(offers, like)
         self.running = offers
         self._is_cold = True

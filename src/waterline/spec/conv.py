@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from waterline.errors import InvalidArgument
 from waterline.spec.activation import Activation
 
-DTYPE_BYTES = {"f32": 4, "bf16": 2, "f16": 2, "i8": 1}
+# "tf32" is f32 whose products are of operands rounded to 10 bits of mantissa.
+DTYPE_BYTES = {"f32": 4, "tf32": 4, "bf16": 2, "f16": 2, "i8": 1}
 INT64_MAX = 2**63 - 1
 
 

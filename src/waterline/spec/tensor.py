@@ -34,6 +34,14 @@ class TensorView:
         """Axes from the outermost in memory to the innermost; axes of size 1 keep their logical place where free."""
         return tuple(sorted(range(len(self.shape)), key=lambda axis: (-self.strides[axis], axis)))
 
+    def is_dense(self, order: Sequence[int]) -> bool:
+        """Whether it lies without gaps, its axes in `order` from the outermost."""
+        return self.has_places_of(TensorView.dense(self.shape, order))
+
+    def has_places_of(self, other: TensorView) -> bool:
+        """Whether both put every element in the same place (strides of axes of size 1 do not matter)."""
+        return all(d <= 1 or s == t for d, s, t in zip(self.shape, self.strides, other.strides, strict=True))
+
     @property
     def elems(self) -> int:
         return math.prod(self.shape)

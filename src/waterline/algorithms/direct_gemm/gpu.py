@@ -155,7 +155,7 @@ class GpuDirectGemm(GpuAlgorithm):
         rows = spec.n * spec.p * spec.q
         return roofline(
             spec.flops,
-            spec.least_bytes * PRECISION_BYTES[precision] / 4,
+            spec.least_bytes * PRECISION_BYTES[precision] / spec.elem_bytes,
             gpu,
             precision,
             tile_efficiency(rows, spec.k, config, gpu),

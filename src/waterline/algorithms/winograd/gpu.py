@@ -207,6 +207,10 @@ class GpuWinograd(GpuAlgorithm):
             return Refusal(f"{tiles} tiles of {self.points} points are more than {LARGEST_NUMBER} rows of products")
         return None
 
+    def accuracy(self, precision: str) -> str:
+        """With four outputs a tile and operands of few bits errors are ten times those of direct summation."""
+        return "default" if self.m == 2 or precision == "f32" else "fast"
+
     def tolerance(self, spec: ConvSpec, precision: str) -> float:
         """How much larger the error of an output may be than direct summation's, at least 1.
 

@@ -24,8 +24,7 @@ from waterline.bench.workload import Workload
 from waterline.codegen.cpu.memory import ALIGNMENT_BYTES, aligned_zeros
 from waterline.graph.ops import Conv, Reduce
 from waterline.machine import Machine
-from waterline.planner import Buffer, Plan, Step, Storage
-from waterline.planner.build import workspace_bytes
+from waterline.planner import Buffer, CpuTarget, Plan, Step, Storage
 from waterline.planner.lower import lower
 from waterline.planner.memory import Lifetime, place
 from waterline.runtime.calibration import measure_peak
@@ -130,7 +129,7 @@ class LayerRun:
             config=config,
             weight="weight0",
         )
-        sizes = workspace_bytes(layer, machine)
+        sizes = CpuTarget(machine).workspaces(layer)
         offsets, arena_bytes = place([Lifetime(name, size, 0, 0) for name, size in sizes.items()])
         layer = replace(layer, workspaces=tuple(offsets.items()))
         steps: list[Step] = []

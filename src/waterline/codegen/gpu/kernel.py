@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -22,6 +23,15 @@ _TYPES = {"f32": "fp32", "tf32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on tensors of the CPU."""
     return bool(triton.knobs.runtime.interpret)
+
+
+def triton_version() -> str:
+    return str(triton.__version__)
+
+
+def _allocate(size_bytes: int, alignment_bytes: int, stream: int | None) -> torch.Tensor:
+    """Memory for the tensor descriptors that a launch makes; PyTorch's allocations are aligned to 512 bytes."""
+    return torch.empty(size_bytes, dtype=torch.int8, device="cuda")
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class GpuLaunch:
 
     def run(self, tensors: Mapping[str, Any]) -> None:
         """Starts it on tensors of PyTorch, by name."""
+        if not is_interpreted():
+            triton.set_allocator(_allocate)  # of this thread
         given = [tensors[each] if isinstance(each, str) else each for each in self.arguments]
         self.function[self.grid](*given, **self.constants, num_warps=self.warps, num_stages=self.stages)
 
@@ -71,6 +83,25 @@ class GpuLaunch:
         options = {"num_warps": self.warps, "num_stages": self.stages}
         made = triton.compile(source, target=GPUTarget("cuda", capability, WARP_THREADS), options=options)
         return Compiled(made.asm["ptx"], made.asm["cubin"], int(made.metadata.shared))
+
+
+@dataclass(frozen=True)
+class LibraryCall:
+    """A call of PyTorch's own operators, where kernels of ours do not serve: launched, recorded and timed as these are.
+
+    Attributes:
+        function: takes tensors and returns nothing. It synchronises nothing, so that a CUDA graph can record it.
+        arguments: names of tensors.
+    """
+
+    function: Callable[..., None]
+    arguments: tuple[str, ...]
+
+    def run(self, tensors: Mapping[str, Any]) -> None:
+        self.function(*(tensors[name] for name in self.arguments))
+
+
+GpuCall = GpuLaunch | LibraryCall
 
 
 @dataclass(frozen=True)
@@ -111,4 +142,4 @@ class Usage:
     spilled_bytes: int
 
 
-__all__ = ["Compiled", "GpuLaunch", "Usage", "is_interpreted"]
+__all__ = ["Compiled", "GpuCall", "GpuLaunch", "LibraryCall", "Usage", "is_interpreted", "triton_version"]

@@ -1,0 +1,175 @@
+"""The target of a GPU: its algorithms in Triton, its layouts and its prices. Imports PyTorch and Triton, and runs nothing.
+
+A choice is made for the batch at hand: how many tiles there are for all multiprocessors decides about a kernel's config
+more than anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from waterline.algorithms.base import Refusal
+from waterline.algorithms.gpu import GpuAlgorithm, GpuImplementation
+from waterline.algorithms.gpu_operators import OperatorCalls, copy_calls, operator_calls
+from waterline.algorithms.gpu_registry import GPU_BLOCK_REGISTRY, GPU_CONFIGS, GPU_REGISTRY
+from waterline.algorithms.operator_cost import passes
+from waterline.graph.block import BlockSpec
+from waterline.machine.gpu import PRECISION_BYTES, Gpu
+from waterline.planner import codec
+from waterline.planner.blocks import Fusion, Group, Pricing, Way, group_by_time
+from waterline.planner.lower import Copy, Layer, Layouts, Lowered
+from waterline.planner.plan import Candidate, Step
+from waterline.planner.target import LayerSeconds
+from waterline.spec import ConvSpec, channels_last
+
+# Between the ends of two kernels that follow each other in a CUDA graph, beside their work.
+LAUNCH_SECONDS = 2e-6
+# What the second-level cache moves against memory. (An H100's: 5.5 TB/s of reads against 3.35.)
+CACHE_SPEED = 1.6
+
+
+for _class in GPU_CONFIGS:
+    codec.register(_class)
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A GPU that computes in `precision`. Its rates have the names of `Machine`'s: one core is the whole processor, and
+    its second-level cache is the last one before memory."""
+
+    gpu: Gpu
+    precision: str
+    registry = GPU_REGISTRY
+    block_names = tuple(dict.fromkeys(each.name.partition(":")[0] for each in GPU_BLOCK_REGISTRY))
+    layouts = Layouts(pads_first_layers=False, places_concats=False, has_dense_images=True, has_nhwc_edges=True)
+    cores = 1
+
+    @property
+    def name(self) -> str:
+        return self.gpu.name
+
+    @property
+    def where(self) -> tuple[Gpu, str]:
+        return (self.gpu, self.precision)
+
+    # ---- rates --------------------------------------------------------------------------------------------------
+    def peak(self, threads: int = 1) -> float:
+        return self.gpu.peak(self.precision)
+
+    def bytes_per_s(self, level: str, threads: int = 1) -> float:
+        """`level` is "l2" or "l3" for the second-level cache, "dram" for memory."""
+        return self.gpu.memory_bytes_per_s * (1.0 if level == "dram" else CACHE_SPEED)
+
+    @property
+    def l3_share_bytes(self) -> int:
+        return self.gpu.l2_bytes
+
+    # ---- prices -------------------------------------------------------------------------------------------------
+    def for_weights(self, size_bytes: int) -> GpuTarget:
+        return self
+
+    def decided(self, spec: ConvSpec) -> ConvSpec:
+        return spec
+
+    def compared(self, spec: ConvSpec) -> ConvSpec:
+        return spec
+
+    def accuracy(self, algorithm: GpuAlgorithm, config: Any) -> str:
+        return algorithm.accuracy(self.precision)
+
+    def operator_seconds(self, layer: Layer) -> float:
+        elems = sum(storage.view.elems for storage in (*layer.inputs, *layer.outputs))
+        moved_bytes = elems * PRECISION_BYTES[self.precision]
+        level = "l2" if moved_bytes <= self.l3_share_bytes else "dram"
+        return passes(layer.op) * moved_bytes / self.bytes_per_s(level)
+
+    def predicted(self, step: Step) -> tuple[float, float]:
+        """Seconds of a step, and the operations that it executes."""
+        if step.spec is None:
+            layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
+            return LAUNCH_SECONDS + self.operator_seconds(layer), 0.0
+        find = block_algorithm if isinstance(step.spec, BlockSpec) else algorithm_of
+        cost = find(step.algorithm).cost(step.spec, step.config, *self.where)
+        return LAUNCH_SECONDS + cost.seconds, cost.flops
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+    def group(
+        self,
+        lowered: Lowered,
+        layer_seconds: LayerSeconds,
+        *,
+        eagerly: bool,
+        only: Collection[tuple[str, ...]] | None,
+    ) -> tuple[Lowered, dict[int, Fusion]]:
+        pricing = Pricing(
+            batched=lambda block: block,
+            ways=self._block_ways,
+            refuse=_refuse_views,
+            least_seconds=lambda block: block.flops / self.peak(),
+            step_seconds=LAUNCH_SECONDS,
+        )
+        return group_by_time(lowered, pricing, layer_seconds, eagerly=eagerly, only=only)
+
+    def _block_ways(self, block: BlockSpec) -> list[Way] | str:
+        found: list[Way] = []
+        reasons: list[str] = []
+        for algorithm in GPU_BLOCK_REGISTRY:
+            refusal = algorithm.refuse(block, *self.where)
+            if isinstance(refusal, Refusal):
+                reasons.append(refusal.reason)
+                continue
+            for config in algorithm.configs(block, *self.where):
+                found.append(Way(algorithm.name, config, algorithm.cost(block, config, *self.where).seconds))
+        return sorted(found, key=lambda way: way.seconds) or "; ".join(reasons)
+
+    def implementation(self, step: Step) -> GpuImplementation:
+        """Launches of a convolution or a block, on tensors by the names that its algorithm gives them."""
+        if isinstance(step.spec, BlockSpec):
+            return block_algorithm(step.algorithm).implement(step.spec, step.config, *self.where)
+        assert step.spec is not None
+        return algorithm_of(step.algorithm).implement(step.spec, step.config, *self.where)
+
+    def operator_calls(self, step: Step) -> OperatorCalls:
+        """Calls of any other step, on tensors named after their places."""
+        inputs, outputs = [s.view for s in step.inputs], [s.view for s in step.outputs]
+        if isinstance(step.op, Copy):
+            return copy_calls(inputs[0], outputs[0])
+        return operator_calls(step.op, inputs, outputs, self.precision)
+
+    def workspaces(self, step: Step) -> dict[str, int]:
+        if step.spec is None:
+            return {}
+        return {each.name: each.size_bytes(self.precision) for each in self.implementation(step).workspaces}
+
+    def operator(self, step: Step) -> tuple[Candidate, ...]:
+        """Says whose kernels compute it."""
+        layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
+        by = self.operator_calls(step).by
+        return (Candidate(f"{step.op.name}:{by}", self.operator_seconds(layer)),)
+
+
+def _refuse_views(group: Group) -> str:
+    """Kernels take images without gaps."""
+    images = [storage for storage in (*group.inputs, group.output) if len(storage.view.shape) == 4]
+    if all(storage.view.is_dense(channels_last(4)) for storage in images):
+        return ""
+    return "a tensor that enters or leaves them does not lie without gaps"
+
+
+def algorithm_of(name: str) -> GpuAlgorithm:
+    return next(algorithm for algorithm in GPU_REGISTRY if algorithm.name == name)
+
+
+def block_algorithm(name: str) -> Any:
+    return next(algorithm for algorithm in GPU_BLOCK_REGISTRY if algorithm.name == name)
+
+
+def names() -> Sequence[str]:
+    """What `options["algorithms"]` may name on a GPU."""
+    found = [algorithm.name for algorithm in (*GPU_REGISTRY, *GPU_BLOCK_REGISTRY)]
+    return list(dict.fromkeys([*found, *(name.partition(":")[0] for name in found)]))
+
+
+__all__ = ["GpuTarget", "algorithm_of", "block_algorithm", "names"]
