@@ -6,6 +6,8 @@ import itertools
 import math
 import re
 import zlib
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -177,10 +179,10 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
         rng = np.random.default_rng(zlib.crc32(f"{seed} {layers} {name}".encode()))
         return float(layers * rng.uniform(1e-3, 2e-3))
 
-    config = BlockConfig(1, (), ())
+    way = partial(blocks.Way, "block_fusion", BlockConfig(1, (), ()))
     assert len({layer.name for layer in lowered.layers}) == count
     monkeypatch.setattr(
-        blocks, "_priced", lambda block, _: [blocks.Way("block_fusion", config, price(len(block.layers), block.id))]
+        blocks, "_priced", lambda block, _: [way(price(len(block.layers), block.id))]
     )
     monkeypatch.setattr(blocks, "TENSOR_WORTHS", (0.2,))
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))

@@ -92,7 +92,8 @@ def make_engine(device: Any, dtype: Any, num_threads: int | None) -> Engine:
         machine = environment.machine()
         return CpuEngine(machine, parse_threads(num_threads, machine.cores))
     if num_threads is not None:
-X
+        given = f"num_threads is {num_threads!r} with device {name!r}"
+        raise InvalidArgument(given, "threads are a CPU's: leave it out")
     from waterline.api import gpu
 
     return gpu.engine(name, kind)

@@ -52,7 +52,7 @@ class GpuEngine:
         return self.target
 
     def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
-        """Batches are rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
+        """Batches rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
         batches = {shape[0] for shape in wanted if shape}
         own = tuple(graph.shapes[name] for name in graph.inputs)
         if wanted == own or len(batches) != 1 or not takes_images_alone(graph):

@@ -81,9 +81,8 @@ def parse_options(options: Mapping[str, Any] | None, algorithm_names: Sequence[s
     if workspace is not None and (isinstance(workspace, bool) or not isinstance(workspace, int) or workspace < 1):
         raise _wrong("workspace_bytes", workspace)
     fuses = options.get("block_fusion", True)
-    chosen = PlanOptions(
-        _algorithms(options.get("algorithms"), algorithm_names or cpu_algorithms()), accuracy, workspace, fuses
-    )
+    allowed = _algorithms(options.get("algorithms"), algorithm_names or cpu_algorithms())
+    chosen = PlanOptions(allowed, accuracy, workspace, fuses)
     return Options(chosen, _tune_seconds(tune), is_tuned=bool(tune))
 
 

@@ -1,4 +1,4 @@
-"""`takes_images_alone`: whether a network computes every image by itself, so that any number of them may run together."""
+"""`takes_images_alone`: whether a network computes every image by itself, so that any number may run together."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from waterline.errors import InvalidArgument
@@ -47,12 +48,15 @@ from waterline.operators.gpu_torch_movement import concatenate, pad, resize, tak
 from waterline.operators.gpu_torch_windows import adaptive_pool, pool, reduce
 from waterline.spec import Activation
 
-Tensor = torch.Tensor
-
 
 # ---- element by element ---------------------------------------------------------------------------------------------
 def hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """PyTorch's own makes NaN of infinity on some processors."""
+    return 0.5 * x * (1 + torch.erf(x * math.sqrt(1 / 2)))
 
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
@@ -63,7 +67,7 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "hard_sigmoid": hard_sigmoid,
     "hard_swish": lambda x: x * hard_sigmoid(x, 1 / 6, 1 / 2),
     "silu": functional.silu,
-    "gelu": functional.gelu,
+    "gelu": gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "tanh": torch.tanh,
     "elu": functional.elu,

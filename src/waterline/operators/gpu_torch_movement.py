@@ -7,11 +7,10 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from waterline.graph.ops import Concat, Pad, Resize, Slice
 from waterline.reference.movement import coordinates, neighbours
-
-Tensor = torch.Tensor
 
 
 def concatenate(op: Concat, parts: Sequence[Tensor], out: Tensor) -> None:

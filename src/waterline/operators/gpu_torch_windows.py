@@ -6,13 +6,12 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from waterline.errors import InvalidArgument
 from waterline.graph.ops import AdaptivePool, Pool, Reduce
 from waterline.reference.windows import count_elements
-
-Tensor = torch.Tensor
 
 
 def pool(op: Pool, x: Tensor) -> Tensor:

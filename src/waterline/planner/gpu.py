@@ -1,4 +1,4 @@
-"""The target of a GPU: its algorithms in Triton, its layouts and its prices. Imports PyTorch and Triton, and runs nothing.
+"""The target of a GPU: its algorithms in Triton, its layouts and prices. Imports PyTorch and Triton, runs nothing.
 
 A choice is made for the batch at hand: how many tiles there are for all multiprocessors decides about a kernel's config
 more than anything else.
@@ -90,8 +90,9 @@ class GpuTarget:
         if step.spec is None:
             layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
             return LAUNCH_SECONDS + self.operator_seconds(layer), 0.0
-        find = block_algorithm if isinstance(step.spec, BlockSpec) else algorithm_of
-        cost = find(step.algorithm).cost(step.spec, step.config, *self.where)
+        is_block = isinstance(step.spec, BlockSpec)
+        algorithm: Any = block_algorithm(step.algorithm) if is_block else algorithm_of(step.algorithm)
+        cost = algorithm.cost(step.spec, step.config, *self.where)
         return LAUNCH_SECONDS + cost.seconds, cost.flops
 
     # ---- steps --------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ def block_algorithm(name: str) -> Any:
 
 def names() -> Sequence[str]:
     """What `options["algorithms"]` may name on a GPU."""
-    found = [algorithm.name for algorithm in (*GPU_REGISTRY, *GPU_BLOCK_REGISTRY)]
+    found = [algorithm.name for algorithm in GPU_REGISTRY] + [algorithm.name for algorithm in GPU_BLOCK_REGISTRY]
     return list(dict.fromkeys([*found, *(name.partition(":")[0] for name in found)]))
 
 

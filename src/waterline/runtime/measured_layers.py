@@ -154,7 +154,7 @@ def _parse(line: bytes, identity: str, label: Label) -> MeasuredLayer | None:
         record = json.loads(line)
         if record["machine"] != identity:
             return None
-        timings = tuple(_timing(*entry, label) for entry in record["timings"])
+        timings = tuple(_timing(entry, label) for entry in record["timings"])
         threads, batch, key, is_complete = (record[name] for name in ("threads", "batch", "layer", "is_complete"))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -163,8 +163,9 @@ def _parse(line: bytes, identity: str, label: Label) -> MeasuredLayer | None:
     return MeasuredLayer(key, threads, batch, timings, is_complete) if is_whole else None
 
 
-def _timing(label: Any, config: Any, seconds: Any, known: Label) -> Timing:
+def _timing(entry: Any, known: Label) -> Timing:
     """Raises ValueError, TypeError or KeyError for what is no timing."""
+    label, config, seconds = entry
     timing = Timing(label, codec.decode(config), seconds)
     if known(label, timing.config) != label:
         raise ValueError(f"{config} is no config of {label}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ def measure(program: GpuProgram, inputs: Sequence[torch.Tensor], seconds: float)
     where times say nothing, once."""
     program.run(inputs)
     plan, target, device = program.plan, program.target, program.device.torch_device
-    runs = [Repeated(lambda calls=calls: _run(calls), REPEATS, device) if calls else None for calls in program.by_step]
+    runs = [Repeated(partial(_run, calls), REPEATS, device) if calls else None for calls in program.by_step]
     whole = Repeated(program.launch, 1, device)
     deadline = time.monotonic() + seconds
     least = 1 if program.device.is_interpreted else LEAST_ROUNDS
