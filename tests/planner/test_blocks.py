@@ -181,9 +181,7 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
 
     way = partial(blocks.Way, "block_fusion", BlockConfig(1, (), ()))
     assert len({layer.name for layer in lowered.layers}) == count
-    monkeypatch.setattr(
-        blocks, "_priced", lambda block, _: [way(price(len(block.layers), block.id))]
-    )
+    monkeypatch.setattr(blocks, "_priced", lambda block, _: [way(price(len(block.layers), block.id))])
     monkeypatch.setattr(blocks, "TENSOR_WORTHS", (0.2,))
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))
     users = blocks._users(lowered)

@@ -32,7 +32,9 @@ class GpuTrial:
     def __init__(
         self, spec: ConvSpec, offers: Sequence[Offer], target: GpuTarget, device: Device, like: GpuTrial | None = None
     ) -> None:
-        self._tensors: dict[str, torch.Tensor] = _tensors(spec, target.precision, device.torch_device) if like is None else like._tensors
+        self._tensors: dict[str, torch.Tensor] = (
+            _tensors(spec, target.precision, device.torch_device) if like is None else like._tensors
+        )
         self._runs: dict[Offer, Repeated] = {} if like is None else like._runs
         self._offers = tuple(offers)
         for offer in offers:
