@@ -18,6 +18,7 @@ from waterline.api.engine import Shapes
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph
 from waterline.graph.images import takes_images_alone
+from waterline.machine.gpu import Gpu
 from waterline.planner import Plan, TuningTask
 from waterline.planner.gpu import GpuTarget, names
 from waterline.runtime.gpu import profile
@@ -144,6 +145,11 @@ def engine(device: str, dtype: str) -> GpuEngine:
     return GpuEngine(calibrated(found, environment.cache_folder(), waterline.__version__), dtype)
 
 
+def engine_for(gpu: Gpu, dtype: str) -> GpuEngine:
+    """Of a GPU that is not here: it plans, and nothing can run on it."""
+    return GpuEngine(Device(torch.device("meta"), gpu), dtype)
+
+
 def rounded_batch(n: int) -> int:
     """A few images more, at most a quarter, so that there are few different numbers."""
     step = max(1, (1 << max(n - 1, 0).bit_length()) // 2 // STEPS)
@@ -155,4 +161,4 @@ def _wrong_dtype(name: str, dtype: str, conversion: str) -> InvalidArgument:
     return InvalidArgument(f"input {name!r} has dtype {dtype}, accepted are {accepted}", f"convert it: {conversion}")
 
 
-__all__ = ["GpuEngine", "engine", "names", "rounded_batch"]
+__all__ = ["GpuEngine", "engine", "engine_for", "rounded_batch"]

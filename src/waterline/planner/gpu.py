@@ -55,6 +55,9 @@ class GpuTarget:
         return (self.gpu, self.precision)
 
     # ---- rates --------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        return self.gpu.to_dict()
+
     def peak(self, threads: int = 1) -> float:
         return self.gpu.peak(self.precision)
 
@@ -149,6 +152,14 @@ class GpuTarget:
         layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
         by = self.operator_calls(step).by
         return (Candidate(f"{step.op.name}:{by}", self.operator_seconds(layer)),)
+
+    def tolerance(self, step: Step) -> float:
+        """Of a layer in a block 1: blocks sum directly."""
+        assert isinstance(step.spec, ConvSpec)
+        return algorithm_of(step.algorithm).tolerance(step.spec, self.precision) if step.algorithm else 1.0
+
+    def mixes_pixels(self, step: Step) -> bool:
+        return step.algorithm.startswith("winograd")
 
 
 def _refuse_views(group: Group) -> str:
