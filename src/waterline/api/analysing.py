@@ -52,7 +52,7 @@ def analyse(
     if checked.is_tuned and not is_here:
         raise InvalidArgument("tune was given for another machine", "what was measured here says nothing of it")
     measured = engine.measured_layers().measurements() if checked.is_tuned else None
-    graph = read_source(model, example_inputs).graph
+    graph = read_source(*engine.readable(model, example_inputs)).graph
     graph.dtype = engine.dtype
     return of_plan(plan(graph, engine.target, checked.plan, measured), engine.rates, num_threads)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 import waterline
 from waterline.analysis import Analysis, of_plan
@@ -51,6 +53,19 @@ class GpuEngine:
     @property
     def rates(self) -> GpuTarget:
         return self.target
+
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        """A module on the GPU, or in half precision, is read from a copy."""
+        if isinstance(model, torch.nn.Module):
+            tensors = [each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()]
+            if any(each.device.type != "cpu" or each.dtype != torch.float32 for each in tensors):
+                model = copy.deepcopy(model).to("cpu").float()
+
+        def on_host(value: Any) -> Any:
+            is_read = isinstance(value, torch.Tensor) and value.dtype in ACCEPTED
+            return value.detach().to("cpu", torch.float32) if is_read else value
+
+        return model, pytree.tree_map(on_host, example_inputs)
 
     def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
         """Batches rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
