@@ -185,8 +185,10 @@ class _Subgraph:
         return x.detach().to("cpu", torch.float32) if self._is_on_gpu and x.is_floating_point() else x.detach()
 
     def _engine(self, dtype: torch.dtype, graph: Graph) -> Runner:
-        """A graph's engine as a function from its input tensors to the list of its outputs, all of type `dtype`. On a GPU
-        it computes in that, unless another type was asked for."""
+        """A graph's engine as a function from its input tensors to the list of its outputs, all of type `dtype`.
+
+        On a GPU it computes in that, unless another type was asked for.
+        """
         keywords = {"dtype": dtype, **self._keywords} if self._is_on_gpu else self._keywords
         compiled = api.compile(graph, **keywords)
 
