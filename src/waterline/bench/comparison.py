@@ -49,7 +49,7 @@ def compare(
     timings = interleave(
         {name: engine.run for name, engine in engines.items()},
         protocol,
-        each_round=lambda: peaks.append(_peak(machine, threads)),
+        each_round=lambda: peaks.append(peak_now(machine, threads)),
         on_round=on_round,
     )
     first = next(iter(engines))
@@ -71,7 +71,7 @@ def compare(
     return records
 
 
-def _peak(machine: Rates, threads: int) -> float:
+def peak_now(machine: Rates, threads: int) -> float:
     """Now, where it can be measured in no time; of a GPU as it was calibrated."""
     return measure_peak(machine, _PEAK_S, threads) if isinstance(machine, Machine) else machine.peak(threads)
 
@@ -94,7 +94,7 @@ def measure_kernels(
     interleave(
         {name: meter.run for name, meter in meters.items()},
         protocol,
-        each_round=lambda: peaks.append(_peak(machine, threads)),
+        each_round=lambda: peaks.append(peak_now(machine, threads)),
         on_round=on_round,
     )
     found = {}
