@@ -17,18 +17,9 @@ from torch.nn.functional import conv2d, pad
 
 from algorithms.gpu_layers import STORE_EPS, TINY
 from waterline.algorithms.gpu import BIAS, TORCH_TYPES, GpuImplementation, X, Y
+from waterline.algorithms.gradients import DW, DX, DY, WEIGHT, gradient_spec
 from waterline.algorithms.grouped.gpu import GROUPED_GPU, GpuWindows, Layout
-from waterline.algorithms.grouped.gpu_gradients import (
-    DW,
-    DX,
-    DY,
-    WEIGHT,
-    data_gradient,
-    forward,
-    gradient_spec,
-    weight_gradient,
-    weight_gradient_of,
-)
+from waterline.algorithms.grouped.gpu_gradients import data_gradient, forward, weight_gradient, weight_gradient_of
 from waterline.errors import Refused
 from waterline.machine.gpu import A100, H200, PRECISIONS, Gpu
 from waterline.reference import compare
