@@ -6,7 +6,6 @@ are whole is packed as it lies.
 Data: dx[n, h, w, c] = sum_{k, r, s} dy[n, p, q, k] weight[k, c, r, s] over the p, q, r, s with p*sh + r*dh - top = h,
 and so for w (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), section 4).
 * Stride 1: a convolution of dy with reversed taps and exchanged channels; `indirect` on weights that are packed so.
-* 1x1 without padding: a matrix product, `direct_gemm`, with the weight as it lies.
 * Strides: pixels of dx that agree modulo the strides see the same taps, each the next output back from the last one's.
   A tile is of one such class, and its depth is over the class's own taps and k: nothing is multiplied by zeros that a
   stride would insert. Classes that no tap sees are zero.
@@ -24,7 +23,7 @@ from dataclasses import dataclass, replace
 import triton
 
 from waterline.algorithms.base import Refusal
-from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU, GpuTile
+from waterline.algorithms.direct_gemm.gpu import GpuTile
 from waterline.algorithms.gpu import INPUT_PRECISION, GpuImplementation, Workspace, X, Y
 from waterline.algorithms.gradients import DX, DY, WEIGHT, gradient_spec
 from waterline.algorithms.indirect.gpu import EFFICIENCY, INDIRECT_GPU, LARGEST_OFFSET, DepthLayout
@@ -32,10 +31,10 @@ from waterline.algorithms.indirect.gpu_data_kernels import dense_data_gradient, 
 from waterline.algorithms.indirect.gpu_tiles import (
     L2_BYTES_PER_CYCLE,
     TILES,
+    addressed,
     best_depth,
     product_seconds,
     row_bytes_per_cycle,
-    staged,
 )
 from waterline.algorithms.indirect.gpu_weight_gradient import layer_constants, weight_configs, weight_gradient_of
 from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, GpuLaunch
@@ -80,12 +79,7 @@ def data_gradient(spec: ConvSpec, gpu: Gpu, precision: str) -> GpuImplementation
         return GpuImplementation(())
     if spec.stride != (1, 1):
         return strided_of(spec, strided_tiles(spec, gpu, precision)[0], precision)
-    turned = gradient_spec(spec)
-    if not turned.is_pointwise:
-        return _indirect(turned, gpu, precision, DY, DX, is_gradient=True)
-    tile = DIRECT_GEMM_GPU.configs(turned, gpu, precision)[0]
-    (launch,) = DIRECT_GEMM_GPU.implement(turned, tile, gpu, precision).launches
-    return GpuImplementation((_renamed(launch, {X: DY, Y: DX}),))
+    return _indirect(gradient_spec(spec), gpu, precision, DY, DX, is_gradient=True)
 
 
 def weight_gradient(spec: ConvSpec, gpu: Gpu, precision: str) -> GpuImplementation:
@@ -184,9 +178,7 @@ def strided_tiles(spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuTile]:
         rates = row_bytes_per_cycle(vector_bytes), L2_BYTES_PER_CYCLE
         return product_seconds(tile, tiles, tile_depth, EFFICIENCY["taps"], *rates, gpu, precision)
 
-    # Filters that arrive without bulk copies take a thread's registers.
-    sides = [(rows, columns, warps) for rows, columns, warps in TILES if columns <= 2 * rows]
-    made = [staged(rows, columns, depth, warps, gpu, precision) for rows, columns, warps in sides]
+    made = [addressed(rows, columns, depth, gpu, precision) for rows, columns, _ in TILES if columns <= 2 * rows]
     return sorted((tile for tile in made if tile is not None), key=seconds)
 
 

@@ -7,6 +7,7 @@ follow each other.
 from __future__ import annotations
 
 from waterline.algorithms.direct_gemm.gpu import GpuTile
+from waterline.codegen.gpu.kernel import WARP_THREADS
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 
 # Rows, columns, warps.
@@ -27,6 +28,8 @@ MOST_EXACT_ELEMS = 64 * 64
 EXACT_DEPTH = 16
 DEPTH_BYTES = 128  # of one product, at most: what shared memory serves without conflicts
 MOST_STAGES = 4
+LEAST_WARPS, MOST_WARPS = 4, 8
+ADDRESSED_SUMS = 64  # of a thread that computes addresses of both operands
 # That a multiprocessor reads while all read, of 64 that its port passes; and that rows found by their addresses bring,
 # for each byte of a vector: a warp's load takes a dozen instructions with its addresses and conditions. Estimates.
 L2_BYTES_PER_CYCLE = 45
@@ -48,6 +51,12 @@ def staged(rows: int, columns: int, depth: int, warps: int, gpu: Gpu, precision:
     stages = min(max(gpu.shared_bytes * warps // 8 // stage_bytes, 3), MOST_STAGES)
     is_large = precision == "f32" and rows * columns > MOST_EXACT_ELEMS
     return None if stages * stage_bytes > gpu.shared_bytes or is_large else GpuTile(rows, columns, depth, warps, stages)
+
+
+def addressed(rows: int, columns: int, depth: int, gpu: Gpu, precision: str) -> GpuTile | None:
+    """Staged, where both operands arrive by addresses, which take registers beside the sums."""
+    warps = max(rows * columns // (ADDRESSED_SUMS * WARP_THREADS), LEAST_WARPS)
+    return staged(rows, columns, depth, warps, gpu, precision) if warps <= MOST_WARPS else None
 
 
 def row_bytes_per_cycle(vector_bytes: int) -> float:
@@ -75,4 +84,12 @@ def product_seconds(
     return -(-tiles // gpu.multiprocessors) * max(multiply_seconds, cycles / gpu.clock_hz)
 
 
-__all__ = ["L2_BYTES_PER_CYCLE", "TILES", "best_depth", "product_seconds", "row_bytes_per_cycle", "staged"]
+__all__ = [
+    "L2_BYTES_PER_CYCLE",
+    "TILES",
+    "addressed",
+    "best_depth",
+    "product_seconds",
+    "row_bytes_per_cycle",
+    "staged",
+]

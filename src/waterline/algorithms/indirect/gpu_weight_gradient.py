@@ -33,6 +33,7 @@ from waterline.algorithms.indirect.gpu import EFFICIENCY, has_outside, refuse_bo
 from waterline.algorithms.indirect.gpu_tiles import (
     L2_BYTES_PER_CYCLE,
     TILES,
+    addressed,
     best_depth,
     product_seconds,
     row_bytes_per_cycle,
@@ -99,7 +100,11 @@ def _configs(spec: ConvSpec, gpu: Gpu, precision: str) -> Iterator[WeightConfig]
             if loads == "flat" and (spec.c > MOST_FLAT_CHANNELS or columns > MOST_FLAT_COLUMNS):
                 continue
             elems = spec.n if loads == "images" else spec.n * spec.p * spec.q
-            tile = staged(rows, columns, best_depth(max(elems, 1), precision), warps, gpu, precision)
+            depth = best_depth(max(elems, 1), precision)
+            if loads == "images":
+                tile = staged(rows, columns, depth, warps, gpu, precision)
+            else:
+                tile = addressed(rows, columns, depth, gpu, precision)
             if tile is None:
                 continue
             whole = WeightConfig(loads, tile, 1)

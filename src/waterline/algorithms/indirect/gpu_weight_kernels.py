@@ -62,22 +62,24 @@ def dense_weight_sums(
     share = tl.cdiv(blocks, splits)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for block in tl.range(split * share, tl.minimum((split + 1) * share, blocks)):
-        pixel = block * BLOCK_DEPTH + tl.arange(0, BLOCK_DEPTH)
-        is_pixel = pixel < pixels
-        # Pixels behind the last read that one: what it meets is zero.
-        known = tl.minimum(pixel, pixels - 1)
-        outputs = dy + known.to(tl.int64)[:, None] * K + k[None, :]
+        first = block.to(tl.int64) * BLOCK_DEPTH
+        pixel = tl.arange(0, BLOCK_DEPTH)
+        is_pixel = pixel < pixels - block * BLOCK_DEPTH
+        # Loaded as the product wants it, k x pixels, contiguous along k: what is transposed later does not come early.
+        outputs = (dy + first * K) + (pixel[None, :] * K + k[:, None])
         if K % BLOCK_ROWS != 0:
-            a = tl.load(outputs, is_pixel[:, None] & (k < K)[None, :], 0.0)
+            a = tl.load(outputs, is_pixel[None, :] & (k < K)[:, None], 0.0)
         else:
-            a = tl.load(outputs, is_pixel[:, None], 0.0)
+            a = tl.load(outputs, is_pixel[None, :], 0.0)
         if IS_POINTWISE:
-            inputs = x + known.to(tl.int64)[:, None] * C + c[None, :]
+            inputs = (x + first * C) + (pixel[:, None] * C + c[None, :])
             if C % BLOCK_COLUMNS != 0:
-                b = tl.load(inputs, (c < C)[None, :], 0.0)
+                b = tl.load(inputs, is_pixel[:, None] & (c < C)[None, :], 0.0)
             else:
-                b = tl.load(inputs)
+                b = tl.load(inputs, is_pixel[:, None], 0.0)
         else:
+            # Pixels behind the last read that one: what it meets is zero.
+            known = tl.minimum(block * BLOCK_DEPTH + pixel, pixels - 1)
             image = (known // (P * Q)).to(tl.int64)
             h, w = known // Q % P * STRIDE_H, known % Q * STRIDE_W
             inputs = x + (image * (H * W * C) + (h * W + w) * C)[:, None] + offset[None, :]
@@ -95,7 +97,7 @@ def dense_weight_sums(
                     b = tl.load(inputs, (c < C)[None, :], 0.0)
                 else:
                     b = tl.load(inputs)
-        total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
+        total = tl.dot(a, b, total, input_precision=PRECISION)
     _store_sums(sums, total, split, row_tile, column_tile, ROW_TILES, COLUMN_TILES)
 
 
