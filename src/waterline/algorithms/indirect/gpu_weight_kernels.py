@@ -62,7 +62,7 @@ def dense_weight_sums(
     share = tl.cdiv(blocks, splits)
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
     for block in tl.range(split * share, tl.minimum((split + 1) * share, blocks)):
-        first = block.to(tl.int64) * BLOCK_DEPTH
+        first = tl.full((), BLOCK_DEPTH, tl.int64) * block
         pixel = tl.arange(0, BLOCK_DEPTH)
         is_pixel = pixel < pixels - block * BLOCK_DEPTH
         # Loaded as the product wants it, k x pixels, contiguous along k: what is transposed later does not come early.
