@@ -118,7 +118,7 @@ def dense_data_gradient(
     pixel = dy + (image * (P * Q * K) + (p * Q + q) * K)
     column = column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     depth = tl.arange(0, BLOCK_DEPTH)
-    filter_at = packed + column[:, None] * (R * S * CHUNKS * BLOCK_DEPTH) + depth[None, :]
+    filter_at = column[:, None] * (R * S * CHUNKS * BLOCK_DEPTH) + depth[None, :]
     run = tl.maximum(s_taps, 1) * CHUNKS
     is_row = row < rows
     sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
@@ -134,7 +134,7 @@ def dense_data_gradient(
             a = tl.load(places, is_inside[:, None], 0.0)
         # Packed taps are reversed.
         tap = (R - 1 - first_r - i * STEP_H) * S + (S - 1 - first_s - j * STEP_W)
-        b = tl.load(filter_at + (tap * (CHUNKS * BLOCK_DEPTH) + chunk))
+        b = tl.load((packed + (tap * (CHUNKS * BLOCK_DEPTH) + chunk)) + filter_at)
         sums = tl.dot(a, b.T, sums, input_precision=PRECISION)
     h = row // class_w % class_h * STRIDE_H + residue_h
     w = row % class_w * STRIDE_W + residue_w

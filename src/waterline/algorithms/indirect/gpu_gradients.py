@@ -43,6 +43,7 @@ from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
 
 PACKED = "packed_weight"
+MOST_STRIDED_ROWS = 128  # of a tile whose rows each keep an address, a row and a column
 PACK_SIDE = 64  # of what a program packs
 
 
@@ -175,10 +176,12 @@ def strided_tiles(spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuTile]:
         tiles = classes * -(-rows // tile.rows) * -(-spec.c // tile.columns)
         # The taps are those of all classes together.
         tile_depth = spec.taps / classes * -(-spec.k // depth) * depth
-        rates = row_bytes_per_cycle(vector_bytes), L2_BYTES_PER_CYCLE
-        return product_seconds(tile, tiles, tile_depth, EFFICIENCY["taps"], *rates, gpu, precision)
+        row_rate = row_bytes_per_cycle(vector_bytes)
+        efficiency = EFFICIENCY["taps"]
+        return product_seconds(tile, tiles, tile_depth, efficiency, row_rate, L2_BYTES_PER_CYCLE, gpu, precision)
 
-    made = [addressed(rows, columns, depth, gpu, precision) for rows, columns, _ in TILES if columns <= 2 * rows]
+    sides = [(rows, columns) for rows, columns, _ in TILES if rows <= MOST_STRIDED_ROWS and columns <= 2 * rows]
+    made = [addressed(*each, depth, gpu, precision) for each in sides]
     return sorted((tile for tile in made if tile is not None), key=seconds)
 
 

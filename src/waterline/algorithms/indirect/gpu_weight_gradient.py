@@ -121,14 +121,14 @@ def weight_seconds(spec: ConvSpec, config: WeightConfig, gpu: Gpu, precision: st
     # A split begins by waiting for its first loads.
     depth = (-(-config.steps(spec) // config.splits) + tile.stages) * tile.depth
     elem_bytes = PRECISION_BYTES[precision]
-    rates = [
-        L2_BYTES_PER_CYCLE
-        if config.loads == "images"
-        else row_bytes_per_cycle(math.gcd(ALIGNMENT_BYTES, channels * elem_bytes))
-        for channels in (spec.k, spec.c)
-    ]
+    if config.loads == "images":
+        k_rate = c_rate = float(L2_BYTES_PER_CYCLE)
+    else:
+        k_rate, c_rate = (
+            row_bytes_per_cycle(math.gcd(ALIGNMENT_BYTES, channels * elem_bytes)) for channels in (spec.k, spec.c)
+        )
     efficiency = EFFICIENCY["boxes" if config.loads == "images" else "taps"]
-    seconds = product_seconds(tile, programs, depth, efficiency, *rates, gpu, precision)
+    seconds = product_seconds(tile, programs, depth, efficiency, k_rate, c_rate, gpu, precision)
     # Sums are written and read again.
     return seconds + 2 * 4 * config.splits * config.sums_elems(spec) / gpu.memory_bytes_per_s
 
