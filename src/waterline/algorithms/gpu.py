@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import triton
 
 from waterline.algorithms.base import Refusal
 from waterline.codegen.gpu.kernel import GpuCall
@@ -61,10 +60,6 @@ class GpuImplementation:
     def run(self, tensors: Mapping[str, torch.Tensor], precision: str) -> None:
         """Runs on tensors by name, all of one device; workspaces are made here."""
         device = tensors[X].device
-        if device.type == "cuda":
-            # Descriptors of tensors lie in memory of Triton's asking. It remembers whom to ask for each thread, and
-            # gradients are computed in threads of autograd's own.
-            triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))
         made = {
             each.name: torch.empty(each.elems, dtype=TORCH_TYPES[each.precision or precision], device=device)
             for each in self.workspaces

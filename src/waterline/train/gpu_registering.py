@@ -7,7 +7,7 @@ Tensors are channels-last; others are converted. One registration serves all con
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,13 +17,12 @@ from waterline.algorithms.gpu import TORCH_TYPES, GpuImplementation, X, Y
 from waterline.algorithms.gradients import DW, DX, DY, WEIGHT
 from waterline.codegen.gpu.kernel import is_interpreted
 from waterline.errors import InvalidArgument
-from waterline.machine.gpu import H200, Gpu
+from waterline.machine.gpu import Gpu
+from waterline.runtime.gpu.device import INTERPRETED, describe
 from waterline.spec import ConvSpec
 
 Pair = tuple[int, int]
 Make = Callable[[ConvSpec, Gpu, str], GpuImplementation]
-# What kernels are laid out for in the interpreter, which runs blocks one after the other: few of them.
-INTERPRETED = replace(H200, name="Triton's interpreter", multiprocessors=2)
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,6 @@ class Kernels:
     forward: Make
     data_gradient: Make
     weight_gradient: Make
-
-
-@lru_cache(maxsize=16)
-def describe(index: int) -> Gpu:
-    """The GPU of that number, as PyTorch reports it."""
-    found = torch.cuda.get_device_properties(index)
-    return Gpu(
-        name=found.name,
-        capability=(found.major, found.minor),
-        multiprocessors=found.multi_processor_count,
-        shared_bytes=found.shared_memory_per_block_optin,
-        l2_bytes=found.L2_cache_size,
-        clock_hz=1e3 * found.clock_rate,
-        # Two transfers a clock on as many wires.
-        memory_bytes_per_s=2 * 1e3 * found.memory_clock_rate * found.memory_bus_width / 8,
-        provenance="reported by the driver",
-    )
 
 
 def gpu_of(x: torch.Tensor) -> Gpu:
@@ -202,4 +184,4 @@ def _empty(like: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return like.new_empty((n, h, w, c)).permute(0, 3, 1, 2)
 
 
-__all__ = ["INTERPRETED", "Kernels", "Pair", "describe", "gpu_of", "precision_of", "register", "spec_of"]
+__all__ = ["Kernels", "Pair", "gpu_of", "precision_of", "register", "spec_of"]

@@ -22,7 +22,7 @@ algorithm's, and padding. Numerics: sums in f32, one chain over (r, s, c).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +42,7 @@ from waterline.algorithms.gpu import (
     Y,
     roofline,
 )
+from waterline.algorithms.gpu_parts import PARTS, summation, summation_seconds, workspace, worthwhile_splits
 from waterline.algorithms.indirect.gpu_kernels import indirect_boxes, indirect_rows
 from waterline.algorithms.indirect.gpu_tiles import (
     L2_BYTES_PER_CYCLE,
@@ -56,7 +57,7 @@ from waterline.codegen.gpu.epilogue import has_activations
 from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, WARP_THREADS, GpuLaunch
 from waterline.errors import Refused
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
-from waterline.spec import ConvSpec
+from waterline.spec import ConvSpec, Epilogue
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class GpuIndirect(GpuAlgorithm):
         shared_bytes = tile.shared_bytes(PRECISION_BYTES[precision])
         # A block that stores leaves the matrix unit to its neighbour, where there is room for one.
         blocks_at_once = max(1, min(8 // tile.warps, gpu.shared_bytes // shared_bytes))
-        programs = min(tiles, gpu.multiprocessors * blocks_at_once)
+        programs = min(tiles * tile.splits, gpu.multiprocessors * blocks_at_once)
         constants: dict[str, Any] = {
             **{name.upper(): getattr(spec, name) for name in "hwckpqrs"},
             "STRIDE_H": spec.stride[0],
@@ -152,6 +153,7 @@ class GpuIndirect(GpuAlgorithm):
             "PART_ELEMS": tile.warps * WARP_THREADS * PART_BYTES // PRECISION_BYTES[precision],
             "GROUP_ROWS": GROUP_ROWS,
             "PROGRAMS": programs,
+            "SPLITS": tile.splits,
             "PRECISION": INPUT_PRECISION[precision],
         }
         if config.loads == "boxes":
@@ -169,15 +171,18 @@ class GpuIndirect(GpuAlgorithm):
                 "BLOCK_ROWS": tile.rows,
             }
             function, count = indirect_rows, spec.n * spec.p * spec.q
-        constants |= epilogue_constants(spec.epilogue)
+        is_whole = tile.splits == 1
+        epilogue = spec.epilogue if is_whole else Epilogue()
+        constants |= epilogue_constants(epilogue)
         # Pointers that are not read are given all the same: a kernel has one signature.
-        bias = BIAS if spec.epilogue.bias else "weight"
-        residual = RESIDUAL if spec.epilogue.residual else Y
-        arguments = (X, "weight", bias, residual, Y, count)
-        launch = GpuLaunch(
-            function, (programs,), arguments, constants, {BIAS: "f32"}, warps=tile.warps, stages=tile.stages
-        )
-        return GpuImplementation((launch,))
+        result = Y if is_whole else PARTS
+        bias = BIAS if epilogue.bias else "weight"
+        arguments = (X, "weight", bias, RESIDUAL if epilogue.residual else result, result, count)
+        types = {BIAS: "f32", PARTS: "f32"}
+        launch = GpuLaunch(function, (programs,), arguments, constants, types, warps=tile.warps, stages=tile.stages)
+        if is_whole:
+            return GpuImplementation((launch,))
+        return GpuImplementation((launch, summation(spec, tile.splits)), (workspace(spec, tile.splits),))
 
     def pack(
         self, spec: ConvSpec, config: IndirectConfig, weight: torch.Tensor, precision: str
@@ -300,7 +305,9 @@ def arithmetic_seconds(spec: ConvSpec, config: IndirectConfig, gpu: Gpu, precisi
     row_rate = float(L2_BYTES_PER_CYCLE)
     if config.loads != "boxes":
         row_rate = row_bytes_per_cycle(vector_bytes(spec, config, precision))
-    return product_seconds(tile, tiles, depth, config.efficiency, row_rate, L2_BYTES_PER_CYCLE, gpu, precision)
+    parts, part_depth = tiles * tile.splits, depth / tile.splits
+    seconds = product_seconds(tile, parts, part_depth, config.efficiency, row_rate, L2_BYTES_PER_CYCLE, gpu, precision)
+    return seconds + summation_seconds(spec, tile.splits, gpu)
 
 
 def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[IndirectConfig]:
@@ -317,7 +324,10 @@ def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[Indir
         tile = staged(rows, columns, depth, warps, gpu, precision)
         if tile is None:
             continue
-        made.append(IndirectConfig(loads, tile, best_box(spec, rows) if loads == "boxes" else (1, 1, 1)))
+        config = IndirectConfig(loads, tile, best_box(spec, rows) if loads == "boxes" else (1, 1, 1))
+        tiles = row_tiles(spec, config) * spec.groups * -(-spec.group_k // columns)
+        steps = DepthLayout.of(spec, config, precision).chunks * (1 if loads == "runs" else spec.taps)
+        made += [replace(config, tile=replace(tile, splits=each)) for each in worthwhile_splits(tiles, steps, gpu)]
     return made
 
 

@@ -18,6 +18,7 @@ in `gpu_weight_gradient.py`. Work: the direct algorithm's, and padding to tiles.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import triton
@@ -37,7 +38,7 @@ from waterline.algorithms.indirect.gpu_tiles import (
     row_bytes_per_cycle,
 )
 from waterline.algorithms.indirect.gpu_weight_gradient import layer_constants, weight_configs, weight_gradient_of
-from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, GpuLaunch
+from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, GpuCall, GpuLaunch
 from waterline.errors import Refused
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
@@ -94,10 +95,15 @@ def _check(spec: ConvSpec, gpu: Gpu, precision: str) -> None:
         raise Refused(f"{spec.id}: {refusal.reason}")
 
 
-def _renamed(launch: GpuLaunch, names: dict[str, str]) -> GpuLaunch:
+def _renamed(launches: Sequence[GpuCall], names: dict[str, str]) -> tuple[GpuCall, ...]:
     """On tensors of other names."""
-    arguments = tuple(names.get(each, each) if isinstance(each, str) else each for each in launch.arguments)
-    return replace(launch, arguments=arguments)
+
+    def renamed(launch: GpuCall) -> GpuCall:
+        assert isinstance(launch, GpuLaunch), "of kernels"
+        arguments = tuple(names.get(each, each) if isinstance(each, str) else each for each in launch.arguments)
+        return replace(launch, arguments=arguments)
+
+    return tuple(renamed(launch) for launch in launches)
 
 
 # ---- products of whole images ---------------------------------------------------------------------------------------
@@ -106,14 +112,12 @@ def _indirect(spec: ConvSpec, gpu: Gpu, precision: str, x: str, y: str, is_gradi
     if spec.n == 0:
         return GpuImplementation(())
     config = INDIRECT_GPU.configs(spec, gpu, precision)[0]
-    (launch,) = INDIRECT_GPU.implement(spec, config, gpu, precision).launches
+    made = INDIRECT_GPU.implement(spec, config, gpu, precision)
     packing = Packing.of(spec, config.tile, DepthLayout.of(spec, config, precision))
     if spec.taps == 1 and packing.elems == spec.k * spec.c and not is_gradient:
-        return GpuImplementation((_renamed(launch, {X: x, Y: y}),))
-    names = {X: x, WEIGHT: PACKED, Y: y}
-    return GpuImplementation(
-        (packing.launch(is_gradient), _renamed(launch, names)), (Workspace(PACKED, packing.elems),)
-    )
+        return GpuImplementation(_renamed(made.launches, {X: x, Y: y}), made.workspaces)
+    launches = (packing.launch(is_gradient), *_renamed(made.launches, {X: x, WEIGHT: PACKED, Y: y}))
+    return GpuImplementation(launches, (Workspace(PACKED, packing.elems), *made.workspaces))
 
 
 @dataclass(frozen=True)
