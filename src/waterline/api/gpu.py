@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from waterline.api.arrays import is_torch
 from waterline.api.engine import Shapes
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph
-from waterline.graph.images import takes_images_alone
 from waterline.planner import Plan, TuningTask
 from waterline.planner.gpu import GpuTarget, names
 from waterline.runtime.gpu import profile
@@ -51,11 +50,10 @@ class GpuEngine:
     def rates(self) -> GpuTarget:
         return self.target
 
-    def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
+    def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         """Batches rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
         batches = {shape[0] for shape in wanted if shape}
-        own = tuple(graph.shapes[name] for name in graph.inputs)
-        if wanted == own or len(batches) != 1 or not takes_images_alone(graph):
+        if wanted == own or not all(wanted) or len(batches) != 1 or not takes_images_alone():
             return wanted
         (n,) = batches
         return tuple((rounded_batch(n), *shape[1:]) for shape in wanted)

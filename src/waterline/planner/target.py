@@ -51,6 +51,9 @@ class Target(Protocol):
     def accuracy(self, algorithm: Any, config: Any) -> str:
         """The policy that an algorithm needs at least, see `Algorithm.accuracy`."""
 
+    def is_last_resort(self, algorithm: Any) -> bool:
+        """Whether it is taken only where nothing else serves a layer, unless it was measured to be faster."""
+
     def compared(self, spec: ConvSpec) -> ConvSpec:
         """The layer whose price is compared with that of blocks."""
 
@@ -98,6 +101,9 @@ class CpuTarget:
 
     def accuracy(self, algorithm: Any, config: Any) -> str:
         return str(algorithm.accuracy(config))
+
+    def is_last_resort(self, algorithm: Any) -> bool:
+        return False
 
     def compared(self, spec: ConvSpec) -> ConvSpec:
         return spec.with_batch(priced_batch(spec.n))
