@@ -14,7 +14,6 @@ from waterline.graph.images import takes_images_alone
 from waterline.graph.ops import (
     END,
     AdaptivePool,
-    BatchNorm,
     Binary,
     Concat,
     Conv,
@@ -265,7 +264,7 @@ def random_graph(random: np.random.Generator) -> Graph:
 
 
 def test_random_graphs(rng: np.random.Generator) -> None:
-    """What it says of a graph is true. It may say no where the truth is yes, as where images leave axis 0 and come back."""
+    """Its yes is true. Its no may be wrong, as where images leave axis 0 and come back."""
     counts = {(True, True): 0, (False, True): 0, (False, False): 0}
     for _ in range(400):
         graph = random_graph(rng)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-
 from algorithms import block_networks
 from algorithms.blocks import Net, block_steps
+
 from planner.networks import zoo
 from waterline import models
 from waterline.algorithms.gpu_registry import GPU_REGISTRY
