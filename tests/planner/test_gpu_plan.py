@@ -17,7 +17,7 @@ from waterline.api.explanation import explain
 from waterline.errors import InvalidArgument, Refused
 from waterline.graph import Graph
 from waterline.graph.block import BlockSpec
-from waterline.graph.ops import ConvTranspose, LayerNorm, Slice
+from waterline.graph.ops import ConvTranspose, LayerNorm, Linear, Slice
 from waterline.machine.gpu import GPU_CATALOGUE, H200, PRECISION_BYTES, PRECISIONS, Gpu
 from waterline.planner import Measurements, Plan, PlanOptions, Step, Storage, Timing, plan, tuning_tasks
 from waterline.planner.gpu import GpuTarget, names
@@ -109,6 +109,7 @@ def check_image(storage: Storage, where: str) -> None:
     """What kernels read and write: NHWC without gaps, aligned for bulk copies."""
     assert storage.view.is_dense(channels_last(4)), where
     assert storage.offset % ALIGNED_ELEMS == 0, where
+    assert not storage.root.startswith("constant:") or ":" in storage.root.removeprefix("constant:"), where
 
 
 def constants(made: Plan) -> set[str]:
@@ -172,6 +173,16 @@ def test_tensors_without_gaps_are_copied_where_they_do_not_begin_aligned() -> No
     made = planned(b.done(b.layer(aligned, 8), b.layer(odd, 8)))
     check(made, GpuTarget(H200, "f16"))
     assert sum(isinstance(step.op, Copy) for step in made.steps) == 1
+
+
+def test_constants_that_layers_read_as_images_are_copied_to_the_networks_type() -> None:
+    b = Net(x=(2, 8, 4, 4))
+    constant = b.weights("constant", 2, 8, 4, 4)
+    rows = b.put("rows", Linear(), b.weights("list", 2, 8), b.weights("w", 4, 8))
+    made = planned(b.done(b.layer("x", 8, 3, add=constant), b.layer(constant, 4, add=b.layer("x", 4)), rows))
+    check(made, GpuTarget(H200, "f16"))
+    images = [storage for step in convolutions(made) for storage in (step.inputs[0], step.outputs[0])]
+    assert not {storage.root for storage in images} & constants(made)
 
 
 # ---- options --------------------------------------------------------------------------------------------------------

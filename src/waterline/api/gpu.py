@@ -63,9 +63,10 @@ class GpuEngine:
             return self._tensor(value, name)
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
             try:
-                return self._tensor(torch.from_dlpack(value), name)
+                tensor = torch.from_dlpack(value)
             except (RuntimeError, BufferError, TypeError, ValueError) as error:
                 raise InvalidArgument(f"input {name!r} cannot be read through DLPack: {error}") from error
+            return self._tensor(tensor, name)
         if not hasattr(value, "__array__"):
             kind = type(value).__name__
             hint = "pass a torch tensor or a NumPy array"
@@ -73,7 +74,8 @@ class GpuEngine:
         array = np.asarray(value)
         if array.dtype not in (np.float32, np.float16):
             raise _wrong_dtype(name, str(array.dtype), "x.astype('float32')")
-        return torch.tensor(array).to(self.device.torch_device)
+        # A copy: PyTorch has no negative strides, and wants memory that may be written to.
+        return torch.from_numpy(np.array(array, order="C")).to(self.device.torch_device)
 
     def _tensor(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         wanted = self.device.torch_device
