@@ -20,6 +20,7 @@ from waterline.graph.ops import (
     AdaptivePool,
     Binary,
     Concat,
+    Conv,
     ConvTranspose,
     LayerNorm,
     Linear,
@@ -106,6 +107,16 @@ def many_ends(n: int) -> Graph:
     return b.done(y, "x", "fixed", a, y, "gate")
 
 
+def of_constants(n: int) -> Graph:
+    """Layers that read constants as images, as rows and as residuals."""
+    b = Net(x=(n, 8, 4, 4), rows=(n, 4))
+    b.weights("image", n, 4, 4, 4)
+    b.weights("list", n, 8)
+    summed = b.layer("x", 4, 3, add="image")
+    y = b.put("y", Conv(epilogue=Epilogue(residual=True)), "image", b.weights("w", 4, 4, 1, 1), summed)
+    return b.done(y, b.put("z", Linear(Epilogue(residual=True)), "list", b.weights("v", 4, 8), "rows"))
+
+
 def through_blocks(name: str) -> Make:
     return lambda n: block_networks.NETWORKS[name][0](n, 8, 8)
 
@@ -125,7 +136,10 @@ NETWORKS: dict[str, Make] = {
     "scores": scores,
     "tokens": tokens,
     "many ends": many_ends,
+    "constants": of_constants,
 }
+# Their constants have as many images as the network was made for.
+OF_ONE_BATCH = {"constants"}
 
 
 # ---- comparing ------------------------------------------------------------------------------------------------------
@@ -166,7 +180,7 @@ def test_against_the_reference(name: str, dtype: str) -> None:
     assert Plan.from_json(net.plan.to_json()) == net.plan
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "many ends"])
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - OF_ONE_BATCH))
 def test_other_batches(name: str) -> None:
     net = compiled(NETWORKS[name](1), "float16")
     for n in (0, 3):

@@ -155,7 +155,7 @@ def _load(path: Path | None) -> dict[str, Any]:
         return found if isinstance(found, dict) else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _log.warning("ignoring the calibration in %s: %s", path, error)
         return {}
 
