@@ -90,7 +90,7 @@ def calibrated(device: Device, folder: Path | None, version: str) -> Device:
     key = [device.gpu.name, device.gpu.multiprocessors, version, torch.__version__]
     kept = _load(path)
     entry = kept.get(device.gpu.name)
-    if not _is_good(entry, key):
+    if entry is None or not _is_good(entry, key):
         entry = {"key": key, "time_s": time.time(), "rates": measure_rates(device)}
         if path is not None:
             try:
