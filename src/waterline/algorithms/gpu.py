@@ -73,6 +73,7 @@ class GpuAlgorithm:
     algorithms of their own, with their whole names."""
 
     name: str
+    is_last_resort: bool = False  # taken only where no other algorithm serves
 
     def label(self, config: Any) -> str:
         return self.name

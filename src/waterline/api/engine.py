@@ -44,6 +44,9 @@ class Engine(Protocol):
     @property
     def programs_kept(self) -> int: ...
 
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        """A model and example inputs as front ends read them: float32 on the host."""
+
     def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         """Those of the program that serves inputs of the `wanted` shapes, of a network compiled for its `own`."""
 
@@ -93,6 +96,9 @@ class CpuEngine:
     @property
     def rates(self) -> Machine:
         return self.machine
+
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        return model, example_inputs
 
     def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         return wanted

@@ -32,16 +32,16 @@ def explain(plan: Plan) -> str:
 def _block(step: Step, chosen: Candidate) -> list[str]:
     """The layers of a block, and how they are computed together."""
     assert isinstance(step.spec, BlockSpec)
-    config = step.config
-    layout = f"strips of {config.strip_rows} rows" if isinstance(config, BlockConfig) else config
+    how = f"strips of {step.config.strip_rows} rows" if isinstance(step.config, BlockConfig) else str(step.config)
     lines = [f"{step.name}: {step.algorithm} for {step.spec.id}"]
     inside = f"{step.spec.inner_bytes} bytes stay inside"
-    lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {layout}, {inside}")
+    lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {how}, {inside}")
     for part in step.parts:
         how = part.op.name
         if isinstance(part.spec, ConvSpec):
-            own = [part.algorithm, f"epilogue {part.spec.epilogue}", part.config]
-            how = ", ".join(str(each) for each in own if each)  # on a GPU layers inside have no algorithm of their own
+            inner = f"{part.algorithm}, " if part.algorithm else ""
+            config = f", {part.config}" if part.config is not None else ""
+            how = f"{inner}epilogue {part.spec.epilogue}{config}"
         lines.append(f"    {part.name}: {how}")
     return lines
 

@@ -18,7 +18,7 @@ from waterline.api.options import Options
 from waterline.errors import Error, InvalidArgument
 from waterline.graph import Graph
 from waterline.graph.images import takes_images_alone
-from waterline.planner import Measurements, Plan, plan
+from waterline.planner import Measurements, Plan, Target, plan
 from waterline.runtime.locks import RenewedLock
 from waterline.runtime.profile import Report
 
@@ -216,6 +216,16 @@ class CompiledNetwork:
         """The graph with what the engine computes in."""
         graph.dtype = self._engine.dtype
         return graph
+
+    @property
+    def engine(self) -> Engine:
+        """The device that it runs on."""
+        return self._engine
+
+    @property
+    def target(self) -> Target:
+        """What the plan was made for."""
+        return self._engine.target
 
     @property
     def num_threads(self) -> int:

@@ -55,6 +55,9 @@ class GpuTarget:
         return (self.gpu, self.precision)
 
     # ---- rates --------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        return self.gpu.to_dict()
+
     def peak(self, threads: int = 1) -> float:
         return self.gpu.peak(self.precision)
 
@@ -76,9 +79,6 @@ class GpuTarget:
 
     def compared(self, spec: ConvSpec) -> ConvSpec:
         return self.decided(spec)
-
-    def is_last_resort(self, algorithm: GpuAlgorithm) -> bool:
-        return algorithm is GPU_REGISTRY[-1]
 
     def accuracy(self, algorithm: GpuAlgorithm, config: Any) -> str:
         return algorithm.accuracy(self.precision)
@@ -154,6 +154,14 @@ class GpuTarget:
         layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
         by = self.operator_calls(step).by
         return (Candidate(f"{step.op.name}:{by}", self.operator_seconds(layer)),)
+
+    def tolerance(self, step: Step) -> float:
+        """Of a layer in a block 1: blocks sum directly."""
+        assert isinstance(step.spec, ConvSpec)
+        return algorithm_of(step.algorithm).tolerance(step.spec, self.precision) if step.algorithm else 1.0
+
+    def mixes_pixels(self, step: Step) -> bool:
+        return step.algorithm.startswith("winograd")
 
 
 def _not_empty(block: BlockSpec) -> BlockSpec:

@@ -51,9 +51,6 @@ class Target(Protocol):
     def accuracy(self, algorithm: Any, config: Any) -> str:
         """The policy that an algorithm needs at least, see `Algorithm.accuracy`."""
 
-    def is_last_resort(self, algorithm: Any) -> bool:
-        """Whether it is taken only where nothing else serves a layer, unless it was measured to be faster."""
-
     def compared(self, spec: ConvSpec) -> ConvSpec:
         """The layer whose price is compared with that of blocks."""
 
@@ -74,6 +71,12 @@ class Target(Protocol):
 
     def operator(self, step: Step) -> tuple[Candidate, ...]:
         """What computes a step that is no convolution, where there is more than one way."""
+
+    def tolerance(self, step: Step) -> float:
+        """Of a convolution: how much larger the error of an output may be than direct summation's."""
+
+    def mixes_pixels(self, step: Step) -> bool:
+        """Of a convolution: see `Algorithm.mixes_pixels`."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,6 @@ class CpuTarget:
     def accuracy(self, algorithm: Any, config: Any) -> str:
         return str(algorithm.accuracy(config))
 
-    def is_last_resort(self, algorithm: Any) -> bool:
-        return False
-
     def compared(self, spec: ConvSpec) -> ConvSpec:
         return spec.with_batch(priced_batch(spec.n))
 
@@ -129,6 +129,13 @@ class CpuTarget:
 
     def operator(self, step: Step) -> tuple[Candidate, ...]:
         return ()
+
+    def tolerance(self, step: Step) -> float:
+        assert step.spec is not None
+        return by_name(step.algorithm).tolerance(step.spec, step.config)
+
+    def mixes_pixels(self, step: Step) -> bool:
+        return by_name(step.algorithm).mixes_pixels
 
 
 def target_of(machine: Machine | Target) -> Target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 
@@ -18,12 +19,14 @@ from waterline.graph.block import BlockSpec
 from waterline.planner import Plan, Step, Storage
 from waterline.planner.gpu import GpuTarget
 from waterline.runtime.gpu.device import Device
-from waterline.runtime.gpu.timing import record
+from waterline.runtime.gpu.timing import Repeated, record
 from waterline.runtime.gpu.weights import GpuWeights
 from waterline.runtime.locks import RenewedLock
 from waterline.spec import TensorView
 
 _log = logging.getLogger("waterline.gpu")
+
+STEP_REPEATS = 10  # of a step in its graph
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,20 @@ class GpuProgram:
 
     def launch(self) -> None:
         """All calls, on what lies in the inputs."""
-        for call in self.calls:
-            call.run()
+        _launch(self.calls)
+
+    @cached_property
+    def step_runs(self) -> list[Repeated | None]:
+        """Each step by itself, several times in a CUDA graph; None for one that launches nothing."""
+        return [
+            Repeated(partial(_launch, calls), STEP_REPEATS, self.device.torch_device) if calls else None
+            for calls in self.by_step
+        ]
+
+    @cached_property
+    def whole_run(self) -> Repeated:
+        """The network on what lies in its inputs."""
+        return Repeated(self.launch, 1, self.device.torch_device)
 
     @property
     def by_step(self) -> list[list[BoundGpuCall]]:
@@ -144,6 +159,11 @@ class GpuProgram:
         for call in self.calls:
             found[call.step].append(call)
         return found
+
+
+def _launch(calls: Sequence[BoundGpuCall]) -> None:
+    for call in calls:
+        call.run()
 
 
 def _view(root: torch.Tensor, view: TensorView, offset: int) -> torch.Tensor:
