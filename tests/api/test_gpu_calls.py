@@ -21,6 +21,7 @@ from waterline.api import gpu, options
 from waterline.api.compiling import make_engine, make_plan, read_source
 from waterline.errors import Error
 from waterline.graph import Graph
+from waterline.machine.gpu import H100
 from waterline.planner import Plan, tuning_tasks
 from waterline.planner.choice import Offer
 from waterline.runtime.gpu import device
@@ -204,6 +205,12 @@ def test_a_profile_of_fewer_images_than_are_computed() -> None:
     assert report.rows[0].shape == "n10_c3_h6_w5_k8_r3_s3_st1_pd1_dl1_g1_f32"
 
 
+def test_a_profile_of_no_images(net: CompiledNetwork) -> None:
+    report = net.profile(image(0, 3, 6, 5), seconds=0.01)
+    assert [row.flops for row in report.rows] == [0]
+    json.loads(report.to_json())
+
+
 @pytest.mark.parametrize("seconds", [0, -1, True, "1"])
 def test_seconds_of_a_profile(net: CompiledNetwork, seconds: Any) -> None:
     with pytest.raises(InvalidArgument, match="positive"):
@@ -220,6 +227,15 @@ def test_analyses(several: CompiledNetwork) -> None:
         assert json.loads(json.dumps(each.to_dict()))["totals"]["flops"] == several.plan.flops
         assert f"built on {device.INTERPRETED.name}" in str(each)
     assert (predicted.is_measured, measured.is_measured) == (False, True)
+
+
+@pytest.mark.parametrize("machine", ["H200", "a100", H100, "cuda"])
+def test_analyses_of_gpus_that_are_not_here(machine: Any) -> None:
+    found = waterline.analyse(block_networks.conv_next(1, 6, 6), machine=machine, dtype="float16")
+    name = {"H200": "H200", "a100": "A100", "cuda": device.INTERPRETED.name}.get(machine, "H100")
+    assert found.machine == name
+    assert not found.is_measured
+    assert 0 < found.time_ns < 1e6
 
 
 def test_every_step_in_words(several: CompiledNetwork) -> None:

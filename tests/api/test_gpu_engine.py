@@ -352,6 +352,16 @@ def test_pytorch_models(kind: str) -> None:
     torch.testing.assert_close(net(three), network(three).detach(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_module_in_half_precision_stays_as_it_is() -> None:
+    network, x = module().half(), torch.from_numpy(image()).half()
+    net = waterline.compile(network, x, device="cuda", dtype="float16")
+    assert {each.dtype for each in network.parameters()} == {torch.float16}
+    result = net(x)
+    assert result.dtype == torch.float16
+    expected = network.float()(x.float())
+    torch.testing.assert_close(result.float(), expected, rtol=1e-2, atol=1e-2)
+
+
 def test_the_modules_own_structure_comes_back() -> None:
     class Structured(torch.nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:

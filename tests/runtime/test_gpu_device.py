@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from waterline.graph.ops import Conv, ConvTranspose
 from waterline.machine.gpu import H200, PRECISIONS
 from waterline.planner import PlanOptions, plan
 from waterline.planner.gpu import GpuTarget
-from waterline.runtime.gpu import device
+from waterline.runtime.gpu import device, timing
 from waterline.runtime.gpu.device import INTERPRETED, MAX_AGE_S, Device, calibrated, describe, find_device
 from waterline.runtime.gpu.program import GpuProgram
 from waterline.runtime.gpu.weights import GpuWeights
@@ -239,6 +240,29 @@ def test_rates_are_of_a_product_and_a_copy(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(0 < rate < 1e15 for rate in rates.values())
     assert set(settings) == {(name, name == "tf32") for name in PRECISIONS}
     assert torch.backends.cuda.matmul.allow_tf32 == before
+
+
+def test_times_are_taken_on_the_device_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is the current one."""
+    entered: list[torch.device] = []
+    calls: list[int] = []
+
+    @contextmanager
+    def current(given: torch.device) -> Iterator[None]:
+        entered.append(given)
+        yield
+
+    def elapsed(work: Callable[[], None]) -> float:
+        work()
+        return 3.0
+
+    monkeypatch.setattr(torch.cuda, "device", current)
+    monkeypatch.setattr(timing, "record", lambda call, times, where: SimpleNamespace(replay=call))
+    monkeypatch.setattr(timing, "elapsed_seconds", elapsed)
+    run = timing.Repeated(lambda: calls.append(1), 6, torch.device("cuda", 1))
+    assert run.seconds() == 0.5
+    assert entered == [torch.device("cuda", 1)]
+    assert calls == [1]
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
