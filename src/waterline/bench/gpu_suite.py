@@ -37,7 +37,7 @@ from waterline.codegen.gpu.kernel import is_interpreted
 from waterline.errors import InvalidArgument
 from waterline.machine.gpu import PRECISIONS, Gpu
 from waterline.spec import ConvSpec
-from waterline.train.gpu_operators import INTERPRETED, describe
+from waterline.train.gpu_registering import INTERPRETED, describe
 
 PEER = "cudnn"
 PROTOCOL = "gpu layers"

@@ -33,7 +33,7 @@ def triton_version() -> str:
 
 
 def _allocate(size_bytes: int, alignment_bytes: int, stream: int | None) -> torch.Tensor:
-    """Memory for the tensor descriptors that a launch makes; PyTorch's allocations are aligned to 512 bytes."""
+    """Memory on the current device for the tensor descriptors that a launch makes; PyTorch aligns it to 512 bytes."""
     return torch.empty(size_bytes, dtype=torch.int8, device="cuda")
 
 
@@ -61,7 +61,7 @@ class GpuLaunch:
     def run(self, tensors: Mapping[str, Any]) -> None:
         """Starts it on tensors of PyTorch, by name."""
         if not is_interpreted():
-            triton.set_allocator(_allocate)  # of this thread
+            triton.set_allocator(_allocate)  # remembered for each thread, and autograd has threads of its own
         given = [tensors[each] if isinstance(each, str) else each for each in self.arguments]
         self.function[self.grid](*given, **self.constants, num_warps=self.warps, num_stages=self.stages)
 

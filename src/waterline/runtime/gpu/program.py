@@ -114,11 +114,11 @@ class GpuProgram:
         Returns:
             New tensors of the program's type, images in channels-last order, with all images of the plan.
         """
-        with self._lock:
+        with self._lock, torch.cuda.device_of(self._arena):
             if self._graph is None and self.calls and not self.device.is_interpreted:
                 self._graph = self._recorded()
             if self._done is not None:  # another stream may be at work on the same memory
-                torch.cuda.current_stream(self.device.torch_device).wait_event(self._done)
+                torch.cuda.current_stream().wait_event(self._done)
             for own, given in zip(self._inputs, inputs, strict=True):
                 (own[: given.shape[0]] if given.shape else own).copy_(given, non_blocking=True)
             if self._graph is None:
@@ -128,7 +128,7 @@ class GpuProgram:
             results = [output.clone() for output in self._outputs]
             if not self.device.is_interpreted:
                 self._done = torch.cuda.Event()
-                self._done.record(torch.cuda.current_stream(self.device.torch_device))
+                self._done.record()
             return results
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
