@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from waterline.api.arrays import is_torch
 from waterline.api.engine import Shapes
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph
-from waterline.graph.images import takes_images_alone
 from waterline.machine.gpu import Gpu
 from waterline.planner import Plan, TuningTask
 from waterline.planner.gpu import GpuTarget, names
@@ -67,11 +66,10 @@ class GpuEngine:
 
         return model, pytree.tree_map(on_host, example_inputs)
 
-    def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
+    def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         """Batches rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
         batches = {shape[0] for shape in wanted if shape}
-        own = tuple(graph.shapes[name] for name in graph.inputs)
-        if wanted == own or len(batches) != 1 or not takes_images_alone(graph):
+        if wanted == own or not all(wanted) or len(batches) != 1 or not takes_images_alone():
             return wanted
         (n,) = batches
         return tuple((rounded_batch(n), *shape[1:]) for shape in wanted)
@@ -81,9 +79,10 @@ class GpuEngine:
             return self._tensor(value, name)
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
             try:
-                return self._tensor(torch.from_dlpack(value), name)
+                tensor = torch.from_dlpack(value)
             except (RuntimeError, BufferError, TypeError, ValueError) as error:
                 raise InvalidArgument(f"input {name!r} cannot be read through DLPack: {error}") from error
+            return self._tensor(tensor, name)
         if not hasattr(value, "__array__"):
             kind = type(value).__name__
             hint = "pass a torch tensor or a NumPy array"
@@ -91,7 +90,8 @@ class GpuEngine:
         array = np.asarray(value)
         if array.dtype not in (np.float32, np.float16):
             raise _wrong_dtype(name, str(array.dtype), "x.astype('float32')")
-        return torch.tensor(array).to(self.device.torch_device)
+        # A copy: PyTorch has no negative strides, and wants memory that may be written to.
+        return torch.from_numpy(np.array(array, order="C")).to(self.device.torch_device)
 
     def _tensor(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         wanted = self.device.torch_device

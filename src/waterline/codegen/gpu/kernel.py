@@ -14,9 +14,12 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.errors import TritonError
 
 WARP_THREADS = 32
 ALIGNMENT_BYTES = 16  # of tensors: what vector accesses and bulk copies want
+# What a launch raises where a kernel cannot be compiled, or there is no memory for it.
+KERNEL_ERRORS: tuple[type[Exception], ...] = (RuntimeError, TritonError)
 _TYPES = {"f32": "fp32", "tf32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
 
 
@@ -142,4 +145,13 @@ class Usage:
     spilled_bytes: int
 
 
-__all__ = ["Compiled", "GpuCall", "GpuLaunch", "LibraryCall", "Usage", "is_interpreted", "triton_version"]
+__all__ = [
+    "KERNEL_ERRORS",
+    "Compiled",
+    "GpuCall",
+    "GpuLaunch",
+    "LibraryCall",
+    "Usage",
+    "is_interpreted",
+    "triton_version",
+]
