@@ -52,13 +52,14 @@ class Case:
     """Tensors, and the variants that work on them. Nothing is allocated before `variants` are built.
 
     Attributes:
-        protocol, name: of records.
+        protocol, name: of records. needed_s: where less time is left it is not begun.
     """
 
     protocol: str
     name: str
     precision: str
     batch: int
+    needed_s: float = 0.0
 
     @property
     def counted(self) -> tuple[int, float]:

@@ -98,7 +98,13 @@ class LayerCase(Case):
             if self.precision == "f32":  # whose fastest kernels want the other order
                 yield Variant(CUDNN, "contiguous", partial(self._theirs, torch.contiguous_format))
             if self.has_inductor:
-                yield Variant(INDUCTOR, "max-autotune", self._inductor, limit_s=LIMIT_S, needed_s=NEEDED_S["layer"])
+                yield Variant(
+                    INDUCTOR,
+                    "max-autotune",
+                    self._inductor,
+                    limit_s=LIMIT_S,
+                    needed_s=NEEDED_S["max-autotune"]["layer"],
+                )
 
     def _ours(self, algorithm: GpuAlgorithm, config: Any) -> Call:
         made = self._made(algorithm, config)

@@ -11,7 +11,7 @@ NETWORKS = ("resnet50", "vgg16")
 BATCHES = (64, 1, 256, 16)  # what tells most first
 VGG_E = "vgg19"
 VGG_BATCHES = (1, 64, 8, 2, 16, 4, 32)  # of the paper's table
-INDUCTOR_LAYERS = 3
+INDUCTOR_LAYERS = 2
 QUICK = 2
 # What the interpreter can do.
 TINY = ConvSpec.parse("n1_c16_h5_w4_k16_r3_s3_st1_pd1_dl1_g1")

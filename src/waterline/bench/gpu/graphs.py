@@ -41,7 +41,9 @@ class GraphCase(Case):
 
     Args:
         build: makes the ONNX model, once. shape: of an image.
-        ways: name of the plan -> its options. inductor: the mode that Inductor is asked for, "" for none.
+        ways: name of the plan -> its options.
+        inductor: the mode that Inductor is asked for, "" for none. kind: "network" or "block": how long it may take.
+        is_again: the case has been measured without Inductor, and without time for it is not worth another turn.
     """
 
     def __init__(
@@ -56,9 +58,13 @@ class GraphCase(Case):
         ways: dict[str, Way],
         inductor: str = "",
         kind: str = "network",
+        *,
+        is_again: bool = False,
     ) -> None:
         self.protocol, self.name, self.batch, self.precision = protocol, name, batch, precision
-        self.place, self._build, self._ways, self._inductor, self._kind = place, build, ways, inductor, kind
+        self.place, self._build, self._ways, self._inductor = place, build, ways, inductor
+        self._inductor_s = NEEDED_S[inductor][kind] if inductor else 0.0
+        self.needed_s = self._inductor_s if is_again else 0.0
         self.shape = (batch, *shape)
         self._programs: dict[str, GpuProgram] = {}
 
@@ -139,7 +145,7 @@ class GraphCase(Case):
         if self.place.can_time:
             yield Variant(TORCH, "channels_last", self._eager)
         if self.place.can_time and self._inductor:
-            needed_s = NEEDED_S[self._kind]
+            needed_s = self._inductor_s
             yield Variant(INDUCTOR, self._inductor, self._compiled, limit_s=LIMIT_S, needed_s=needed_s)
 
     def _ours(self, way: str) -> Call:

@@ -101,9 +101,12 @@ def run(wanted: Wanted, keep: Keep, worker: Sequence[str] = WORKER) -> Report:
                 return report
             if status == MISTAKE:
                 raise InvalidArgument("the GPU suite cannot run, for the reason above")
-            if not follower.has_begun:
+            if not follower.has_begun and not report.records:
                 raise Error(f"the process that measures ended with status {status} before it had begun")
-            follower.blame(follower.hung or follower.lost or f"the process ended with status {status}")
+            why = follower.hung or follower.lost or f"the process ended with status {status}"
+            if not follower.blame(why):
+                report.left.append(f"everything behind it: {why}, with nothing at work")
+                return report
             if task["end_s"] - time.time() < LEAST_S:
                 report.left.append("everything behind it, for want of time after a process that ended")
                 return report
@@ -117,6 +120,7 @@ class Follower:
         self._task, self._report, self._keep = task, report, keep
         self._begun: dict[str, Any] | None = None
         self.has_begun = self.has_ended = False
+        self._last_s = time.time()
         self.hung: str | None = None
         self.lost = ""
 
@@ -126,7 +130,7 @@ class Follower:
         log, task = folder / f"log-{number}.jsonl", folder / f"task-{number}.json"
         task.write_text(json.dumps(self._task), encoding="utf-8")
         log.touch()
-        since = time.time()
+        self._last_s = time.time()
         with open(log, encoding="utf-8") as lines, subprocess.Popen([*worker, str(task), str(log)]) as process:
             try:
                 rest = ""
@@ -135,7 +139,7 @@ class Follower:
                     rest = self._read(rest + lines.read())
                     if is_over:
                         return int(process.returncode)
-                    self.hung = self._hangs(since)
+                    self.hung = self._hangs()
                     if self.hung is not None:
                         process.kill()
                         process.wait()
@@ -145,12 +149,12 @@ class Follower:
                 if process.poll() is None:
                     process.kill()
 
-    def _hangs(self, since: float) -> str | None:
+    def _hangs(self) -> str | None:
         now = time.time()
         if now > self._task["end_s"] + GRACE_S:
             return f"stopped {GRACE_S:.0f} s after the end of the time"
         if self._begun is None:
-            return None if now - since < START_LIMIT_S else f"nothing was measured in {START_LIMIT_S:.0f} s"
+            return None if now - self._last_s < START_LIMIT_S else f"nothing happened in {START_LIMIT_S:.0f} s"
         limit_s = self._begun["limit_s"]
         return None if now - self._begun["time_s"] < limit_s else f"it took more than {limit_s:.0f} s"
 
@@ -162,10 +166,11 @@ class Follower:
         return rest
 
     def _take(self, line: dict[str, Any]) -> None:
-        self.has_begun = True
+        self.has_begun, self._last_s = True, time.time()
         if "begin" in line:
             self._begun = line["begin"]
         elif "case" in line:
+            self._begun = None
             self._task["done"].append(line["case"])
             self._add(line["records"])
         elif "lost" in line:
@@ -179,22 +184,25 @@ class Follower:
         self._report.records += found
         self._keep(found)
 
-    def blame(self, why: str) -> None:
-        """Notes what was at work when the process ended, so that the next one goes on without it."""
+    def blame(self, why: str) -> bool:
+        """Notes what was at work when the process ended, so that the next one goes on without it. False if nothing
+        was."""
         begun = self._begun
-        assert begun is not None, "a process that has begun says with what"
+        if begun is None:
+            return False
         record, key = begun["record"], begun["key"]
         print(f"{key}, {begun['variant'] or 'timing'}: {why}", file=sys.stderr, flush=True)
         if begun["variant"] == PREPARING:
             self._task["unprepared"] += record.get("keys", [key])
-            return
+            return True
         self._add([{**record, "error": why}])
         if not begun["variant"]:
             self._task["done"].append(key)
-            return
+            return True
         self._task["ended"].append([key, begun["variant"]])
         if record["engine"] == "waterline":
             self._task["algorithms"].append([record["protocol"], record["algorithm"]])
+        return True
 
 
 __all__ = ["LOST", "MISTAKE", "PART_NAMES", "PREPARING", "SECONDS", "SUITE", "Report", "Wanted", "run"]

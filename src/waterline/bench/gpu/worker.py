@@ -110,13 +110,11 @@ class Worker:
 
     def _run(self, queue: Queue, deadline: float) -> None:
         self._deadline, self._part = min(deadline, self._task.end_s), queue.part.name
-        while queue.cases and self._left_s() > 0:
-            prepared = self._prepared(queue.cases)
-            for case in prepared:
-                if self._left_s() <= 0:
-                    break
-                queue.cases.remove(case)
-                self._measure(case)
+        while fitting := [case for case in queue.cases if case.needed_s < self._left_s()]:
+            for case in self._prepared(fitting):
+                if case.needed_s < self._left_s():
+                    queue.cases.remove(case)
+                    self._measure(case)
 
     def _measure(self, case: Case) -> None:
         print(f"{self._part}: {case.key}; {self._total_s():.0f} s left", file=sys.stderr, flush=True)
