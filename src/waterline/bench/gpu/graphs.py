@@ -79,7 +79,11 @@ class GraphCase(Case):
 
     def graph(self, batch: int) -> Graph:
         """As the model says it."""
-        return onnx.load(self.model, {INPUT: (batch, *self.shape[1:])})
+        return self._read.with_shapes({INPUT: (batch, *self.shape[1:])})
+
+    @cached_property
+    def _read(self) -> Graph:
+        return onnx.load(self.model, {INPUT: self.shape})
 
     @property
     def counted(self) -> tuple[int, float]:
@@ -135,7 +139,7 @@ class GraphCase(Case):
 
     def release(self) -> None:
         self._programs.clear()
-        for name in ("x", "truth", "model"):
+        for name in ("x", "truth", "model", "_read"):
             self.__dict__.pop(name, None)
 
     # ---- variants -----------------------------------------------------------------------------------------------

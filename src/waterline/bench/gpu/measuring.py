@@ -45,13 +45,12 @@ class Measuring:
     """How cases are measured.
 
     Attributes:
-        common: of every record. tell: is told before anything that may end the process.
+        tell: is told before anything that may end the process.
         left_s: seconds that are left for the case's part.
         refused: (case's key, variant's name) that have ended a process, and why they are left out.
     """
 
     place: Place
-    common: Record
     tell: Callable[[Begun], None]
     left_s: Callable[[], float]
     refused: Callable[[Case, Variant], str]
@@ -67,7 +66,7 @@ class Measuring:
                 return self._records(case)
         except Exception as error:
             self._survive(error)
-            return [{**self.common, **case.names, "error": message(error)}]
+            return [{**case.names, "error": message(error)}]
         finally:
             case.release()
             gc.collect()
@@ -112,7 +111,6 @@ class Measuring:
             with self._caught(record):
                 turns[name] = timing.Turns(call, self.place)
         self.tell(Begun(case.key, "", self._record(case, {}), ROUNDS_LIMIT_S))
-        gc.collect()
         gc.disable()
         try:
             times = timing.timed(turns, self.place, zlib.crc32(case.key.encode()))
@@ -140,7 +138,7 @@ class Measuring:
             raise ProcessLostError(message(error)) from worse
 
     def _record(self, case: Case, labels: Record) -> Record:
-        return {**self.common, **case.labels(self.place), **labels}
+        return {**case.labels(self.place), **labels}
 
 
 def message(error: BaseException) -> str:

@@ -12,6 +12,7 @@ It ends with the status LOST where the GPU serves it no more.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -91,7 +92,7 @@ class Worker:
         self._deadline = task.end_s
         self._part = ""
         self._common = records.environment(place.gpu, place.versions())
-        self._measuring = Measuring(place, {}, self._begin, self._left_s, task.reason)
+        self._measuring = Measuring(place, self._begin, self._left_s, task.reason)
 
     def run(self, parts: Sequence[Part] = PARTS) -> list[str]:
         """Each part within its share of the time, then what is left over of all of them. Returns what is left."""
@@ -110,7 +111,7 @@ class Worker:
 
     def _run(self, queue: Queue, deadline: float) -> None:
         self._deadline, self._part = min(deadline, self._task.end_s), queue.part.name
-        while fitting := [case for case in queue.cases if case.needed_s < self._left_s()]:
+        while fitting := _fitting(queue.cases, self._left_s()):
             for case in self._prepared(fitting):
                 if case.needed_s < self._left_s():
                     queue.cases.remove(case)
@@ -137,7 +138,9 @@ class Worker:
         launches: list[tuple[Any, str]] = []
         for case in cases:
             if case.key in self._task.unprepared:
-                return taken or [case]
+                if not taken:
+                    return [case]
+                break
             taken.append(case)
             self._begin(Begun(case.key, PREPARING, {}, AHEAD_S))
             launches += self._launches_of(case)
@@ -168,6 +171,10 @@ class Worker:
         self._tell({"begin": {**asdict(begun), "record": {**self._common, **begun.record}, "time_s": self._now()}})
 
 
+def _fitting(cases: Sequence[Case], left_s: float) -> list[Case]:
+    return [case for case in cases if case.needed_s < left_s]
+
+
 def main(argv: Sequence[str]) -> int:
     task = Task.read(Path(argv[0]))
     with open(argv[1], "a", encoding="utf-8") as log:
@@ -182,6 +189,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{error.message}\nhint: {error.hint}" if error.hint else error.message, file=sys.stderr)
             return MISTAKE
         worker = Worker(task, place, tell)
+        gc.freeze()  # what was imported stays: between cases only theirs is searched
         try:
             left = worker.run()
         except ProcessLostError as error:
