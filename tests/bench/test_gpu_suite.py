@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def place() -> Place:
 class FakeRepeated:
     """A graph whose time is known: a call says it by its name. `asked` are the turns in order."""
 
-    asked: list[tuple[str, int]] = []
+    asked: ClassVar[list[tuple[str, int]]] = []
 
     def __init__(self, call, times, device) -> None:
         if call.name == "cannot be recorded":

@@ -27,7 +27,7 @@ class Variant:
         build: makes the call; memory is taken and weights are packed here.
         check: after a call: its largest error as a share of what rounding explains. None: it is what ours is compared
             with.
-        is_prepared: its kernels can be compiled ahead. limit_s: it hangs if it takes longer until it has run once.
+        details: of a record, once the call is made. limit_s: it hangs if it takes longer until it has run once.
         needed_s: where less time is left it is left out.
     """
 
@@ -36,6 +36,7 @@ class Variant:
     build: Callable[[], Call]
     config: str = ""
     check: Callable[[], float] | None = None
+    details: Callable[[], Record] = dict
     limit_s: float = 90.0
     needed_s: float = 0.0
 

@@ -6,6 +6,7 @@ as a share of four times PyTorch's own error in the same precision.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any
@@ -145,7 +146,8 @@ class GraphCase(Case):
     # ---- variants -----------------------------------------------------------------------------------------------
     def variants(self) -> Iterator[Variant]:
         for way in self._ways:
-            yield Variant(OURS, way, partial(self._ours, way), check=partial(self._disagreement, way), limit_s=180.0)
+            check, details = partial(self._disagreement, way), partial(self._details, way)
+            yield Variant(OURS, way, partial(self._ours, way), check=check, details=details, limit_s=180.0)
         if self.place.can_time:
             yield Variant(TORCH, "channels_last", self._eager)
         if self.place.can_time and self._inductor:
@@ -176,8 +178,10 @@ class GraphCase(Case):
         share = error / (ALLOWED * own + LEAST * rms(expected))
         return share if share == share else float("inf")
 
-    def labels(self, place: Place) -> Record:
-        return {**super().labels(place), "steps": {way: len(each.plan.steps) for way, each in self._programs.items()}}
+    def _details(self, way: str) -> Record:
+        """How many steps the plan has, and which kernels compute them."""
+        kinds = Counter(step.kind for step in self.program(way).plan.steps)
+        return {"steps": kinds.total(), "kernels": dict(kinds)}
 
 
 # ---- plans ------------------------------------------------------------------------------------------------------

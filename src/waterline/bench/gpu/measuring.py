@@ -85,6 +85,7 @@ class Measuring:
             self.tell(Begun(case.key, variant.name, record, variant.limit_s))
             with self._caught(record):
                 call = variant.build()
+                record.update(variant.details())
                 call()
                 self.place.synchronise()
                 if variant.check is not None:
