@@ -137,7 +137,7 @@ BEGIN, END = "<!-- Written by docs/generate.py from the records: -->", "<!-- End
 def results_page() -> str:
     """docs/results.md."""
     texts = results.read_texts(FOLDER / "results-texts.md")
-    return RESULTS + "\n" + results.page(results.read(RECORDS), LAYERS, texts)
+    return RESULTS + "\n" + results.page(results.read(RECORDS), LAYERS, texts, results.read_gpus(RECORDS))
 
 
 def readme() -> str:

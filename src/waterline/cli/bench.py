@@ -1,4 +1,7 @@
-"""`waterline bench`: latency of networks or single layers, interleaved with other engines in one run."""
+"""`waterline bench`: latency of networks or single layers, interleaved with other engines in one run.
+
+On a GPU it is a suite: `waterline bench --device cuda --suite gpu` (`waterline.cli.gpu_suite`).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from waterline.api import environment
 from waterline.bench import ours, peers, records
 from waterline.bench.comparison import compare, measure_kernels
 from waterline.bench.engine import CannotServe, Engine, Meter, Task
+from waterline.bench.gpu.suite import SECONDS as SUITE_SECONDS
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol
 from waterline.bench.workload import Workload, flops
+from waterline.cli import gpu_suite
 from waterline.cli.common import (
     MODEL_HELP,
     Progress,
@@ -37,6 +42,8 @@ from waterline.cli.common import (
 from waterline.errors import InvalidArgument, Refused
 from waterline.report import tables
 
+SECONDS = 3.0  # of a comparison
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="*", metavar="MODEL", help=MODEL_HELP)
@@ -45,18 +52,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vs", type=list_of(str), default=[], metavar="PEER,..", help=f"of {', '.join(peers.PEERS)}")
     parser.add_argument("--batch", type=list_of(positive), metavar="N,..", help="default: 1, or what a layer's id says")
     parser.add_argument("--threads", type=list_of(positive), metavar="N,..", help="default: the physical cores")
-    parser.add_argument("--seconds", type=seconds, default=3.0, metavar="S", help="for each comparison (default: 3)")
+    parser.add_argument(
+        "--seconds", type=seconds, metavar="S", help=f"for each comparison (default: 3), or a suite ({SUITE_SECONDS:g})"
+    )
     parser.add_argument(
         "--json", metavar="FILE", help="write the records as one list (`-`: to stdout, without the table)"
     )
     parser.add_argument("--append", metavar="FILE", help="add the records to a file of JSON lines")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    gpu_suite.configure(parser)
     add_image_size(parser)
     add_dtype(parser)
     add_tuned(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    if gpu_suite.is_asked_for(arguments):
+        return gpu_suite.execute(arguments)
     if bool(arguments.model) == bool(arguments.conv):
         raise InvalidArgument("give either MODEL... or --conv SPEC...", "`waterline bench --help` shows both")
     if arguments.algorithm and not arguments.conv:
@@ -75,7 +87,8 @@ def execute(arguments: argparse.Namespace) -> int:
                 f"{count} threads on {machine.cores} physical cores would wait for each other",
                 f"use at most {machine.cores}",
             )
-    protocol = Protocol(seconds=arguments.seconds)
+    measured_s = arguments.seconds or SECONDS
+    protocol = Protocol(seconds=measured_s)
     found: list[Record] = []
     for build, batches in _workloads(arguments):
         workload = build()
@@ -104,7 +117,7 @@ def execute(arguments: argparse.Namespace) -> int:
                     machine,
                     flops=work,
                     threads=count,
-                    protocol=Protocol(seconds=arguments.seconds / 3),
+                    protocol=Protocol(seconds=measured_s / 3),
                     on_round=_shower(progress, f"{workload.name}, kernels"),
                 )
                 for variant, record in zip(engines, measured, strict=True):

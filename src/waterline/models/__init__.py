@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from waterline.errors import InvalidArgument
 from waterline.models import modern
+from waterline.models.block import BLOCKS, build_block
 from waterline.models.branched import densenet, googlenet, inception_v3
 from waterline.models.convfirst_family import FAMILY, ConvFirstConfig
 from waterline.models.layer import build_layer
@@ -24,8 +25,10 @@ from waterline.models.resnet import regnet_y, resnet
 from waterline.spec import ConvSpec
 
 __all__ = [
+    "BLOCKS",
     "ConvFirstConfig",
     "build",
+    "build_block",
     "build_convfirst",
     "build_layer",
     "convolutions",

@@ -46,13 +46,13 @@ def mobilenet_v2(net: Network) -> Tensor:
     index = 1
     for expansion, k, repeats, first_stride in _MOBILENET_V2:
         for repeat in range(repeats):
-            x = _v2_block(net, x, f"features.{index}.conv", expansion, k, 1 if repeat else first_stride)
+            x = inverted_residual(net, x, f"features.{index}.conv", expansion, k, 1 if repeat else first_stride)
             index += 1
     x = _conv_norm(net, x, "features.18", 1280, 1, "relu6")
     return net.linear(net.flatten(net.global_average_pool(x)), "classifier.1", 1000)
 
 
-def _v2_block(net: Network, x: Tensor, name: str, expansion: int, k: int, stride: int) -> Tensor:
+def inverted_residual(net: Network, x: Tensor, name: str, expansion: int, k: int, stride: int) -> Tensor:
     y, part = x, 0
     if expansion != 1:
         y = _conv_norm(net, y, f"{name}.0", x.channels * expansion, 1, "relu6")

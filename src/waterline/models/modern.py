@@ -14,7 +14,7 @@ def convnext(net: Network, depths: tuple[int, ...], widths: tuple[int, ...]) -> 
             name = f"features.{2 * stage}"
             x = net.conv(_channel_norm(net, x, f"{name}.0"), f"{name}.1", width, 2, stride=2, bias=True)
         for block in range(depth):
-            x = _convnext_block(net, x, f"features.{2 * stage + 1}.{block}")
+            x = convnext_block(net, x, f"features.{2 * stage + 1}.{block}")
     x = _channel_norm(net, net.global_average_pool(x), "classifier.0")
     return net.linear(net.flatten(x), "classifier.2", 1000)
 
@@ -23,7 +23,7 @@ def _channel_norm(net: Network, x: Tensor, name: str) -> Tensor:
     return net.transpose(net.layer_norm(net.transpose(x, (1, 2, 0)), name), (2, 0, 1))
 
 
-def _convnext_block(net: Network, x: Tensor, name: str) -> Tensor:
+def convnext_block(net: Network, x: Tensor, name: str) -> Tensor:
     c = x.channels
     y = net.conv(x, f"{name}.block.0", c, 7, pad=3, groups=c, bias=True)
     y = net.layer_norm(net.transpose(y, (1, 2, 0)), f"{name}.block.2")
@@ -37,12 +37,12 @@ def convfirst(net: Network, config: ConvFirstConfig) -> Tensor:
     kernel, stride, pad = config.stem_kernel, config.stem_stride, config.stem_pad
     x = net.batch_norm(net.conv(net.input, "stem.conv", config.widths[0], kernel, stride=stride, pad=pad), "stem.norm")
     for block in config.blocks():
-        x = _convfirst_block(net, x, block)
+        x = convfirst_block(net, x, block)
     x = net.silu(net.batch_norm(net.conv(x, "head.conv", config.head_width, 1), "head.norm"))
     return net.linear(net.flatten(net.global_average_pool(x)), "head.fc", 1000)
 
 
-def _convfirst_block(net: Network, x: Tensor, block: BlockShape) -> Tensor:
+def convfirst_block(net: Network, x: Tensor, block: BlockShape) -> Tensor:
     y = net.conv(
         x,
         f"{block.name}.conv",

@@ -20,6 +20,13 @@ WARP_THREADS = 32
 ALIGNMENT_BYTES = 16  # of tensors: what vector accesses and bulk copies want
 # What a launch raises where a kernel cannot be compiled, or there is no memory for it.
 KERNEL_ERRORS: tuple[type[Exception], ...] = (RuntimeError, TritonError)
+_TORCH_TYPES = {
+    "f32": torch.float32,
+    "tf32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i32": torch.int32,
+}
 _TYPES = {"f32": "fp32", "tf32": "fp32", "f16": "fp16", "bf16": "bf16", "i32": "i32"}
 
 
@@ -64,6 +71,19 @@ class GpuLaunch:
             triton.set_allocator(_allocate)  # remembered for each thread, and autograd has threads of its own
         given = [tensors[each] if isinstance(each, str) else each for each in self.arguments]
         self.function[self.grid](*given, **self.constants, num_warps=self.warps, num_stages=self.stages)
+
+    def warm(self, precision: str) -> None:
+        """Compiles it for this process's GPU without starting it, as `run` would on aligned tensors, and keeps it for
+        that.
+
+        Args:
+            precision: of the layer's own tensors.
+        """
+        given = [
+            _TORCH_TYPES[self.types.get(each, precision)] if isinstance(each, str) else each for each in self.arguments
+        ]
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        self.function.warmup(*given, grid=self.grid, **self.constants, **options)
 
     def compile(self, precision: str, capability: int) -> Compiled:
         """Compiles ahead of time, with no such processor present.

@@ -13,6 +13,8 @@ from waterline.bench.records import Record
 from waterline.errors import InvalidArgument
 from waterline.report import experiments
 from waterline.report.results import tables
+from waterline.report.results.gpu import GpuMachine
+from waterline.report.results.gpu import section as gpu_section
 from waterline.report.results.pictures import markup, pictures
 from waterline.report.results.runs import Machine, anchor, newest, source
 from waterline.report.tables import Table
@@ -70,11 +72,11 @@ def keys(layers: Path) -> list[str]:
     return [INTRODUCTION, *(section.key for section in sections(layers)), *map(_experiment_key, EXPERIMENTS)]
 
 
-def page(machines: Sequence[Machine], layers: Path, texts: Texts) -> str:
+def page(machines: Sequence[Machine], layers: Path, texts: Texts, gpus: Sequence[GpuMachine] = ()) -> str:
     """The page, without its title.
 
     Args:
-        machines: as `runs.read` gives them. layers: the folder of lists of layers.
+        machines: as `runs.read` gives them. gpus: as `gpu.read` does. layers: the folder of lists of layers.
         texts: section -> what is said of it, in Markdown: once, where the section is first.
 
     Raises:
@@ -87,6 +89,9 @@ def page(machines: Sequence[Machine], layers: Path, texts: Texts) -> str:
     for machine in machines:
         last = max(record["date"] for found in machine.files.values() for record in found)
         lines.append(f"* [{machine.title}](#{anchor(machine.title)}): {machine.describe()}. Last measured {last[:10]}.")
+    for gpu in gpus:
+        last = max(record["date"] for found in gpu.files.values() for record in found)
+        lines.append(f"* [{gpu.title}](#{anchor(gpu.title)}): {gpu.describe()}. Last measured {last[:10]}.")
     said: set[str] = set()
     for machine in machines:
         lines += ["", f"## {machine.title}"]
@@ -109,6 +114,8 @@ def page(machines: Sequence[Machine], layers: Path, texts: Texts) -> str:
                 lines += ["", markup(stem, what)]
             for table in experiments.tables(found):
                 lines += ["", table.to_markdown()]
+    for gpu in gpus:
+        lines += gpu_section(gpu)
     return "\n".join(lines) + "\n"
 
 

@@ -75,6 +75,8 @@ def read(folder: Path) -> list[Machine]:
     named: list[tuple[str, Record]] = []
     for path in sorted(folder.glob("*.jsonl")):
         for record in records.read(path):
+            if is_gpu(record):
+                continue  # `waterline.report.results.gpu` has them
             if isinstance(record["machine"], str):
                 named.append((path.stem, record))
                 continue
@@ -93,6 +95,11 @@ def read(folder: Path) -> list[Machine]:
     ordered = sorted(facts, key=lambda key: facts[key][0], reverse=True)
     titles = _titles([facts[key][1] for key in ordered])
     return [Machine(title, facts[key][1], found[key]) for title, key in zip(titles, ordered, strict=True)]
+
+
+def is_gpu(record: Record) -> bool:
+    """Whether it is of a GPU, whose description has other fields."""
+    return isinstance(record["machine"], dict) and "multiprocessors" in record["machine"]
 
 
 def labels(record: Record) -> Key:

@@ -14,7 +14,8 @@ from functools import cached_property, partial
 import torch
 
 from waterline.algorithms.gpu import RESIDUAL, TORCH_TYPES, X, Y
-from waterline.codegen.gpu.kernel import GpuCall
+from waterline.codegen.gpu.ahead import compile_ahead
+from waterline.codegen.gpu.kernel import GpuCall, GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.planner import Plan, Step, Storage
 from waterline.planner.gpu import GpuTarget
@@ -132,6 +133,8 @@ class GpuProgram:
             return results
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
+        launches = [bound.call for bound in self.calls if isinstance(bound.call, GpuLaunch)]
+        compile_ahead((launch, self.target.precision) for launch in launches)
         _log.info("%s: recording %d launches in a CUDA graph", self.plan.network, len(self.calls))
         return record(self.launch, 1, self.device.torch_device)
 
