@@ -18,7 +18,7 @@ from waterline.reference import compare, network_bound, run
 SIZE = 4  # height and width of every image: few kernels, quickly compiled
 
 
-class _Drawing:
+class Drawing:
     """Draws nodes; keeps the images (C, 4, 4) that a next node may read."""
 
     def __init__(self, data: st.DataObject) -> None:
@@ -115,7 +115,7 @@ class _Drawing:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_random_networks_compute_what_the_reference_does(data: st.DataObject):
-    drawing = _Drawing(data)
+    drawing = Drawing(data)
     for _ in range(data.draw(st.integers(3, 14), label="nodes")):
         drawing.node()
     graph = drawing.graph()
