@@ -28,8 +28,9 @@ def measure(program: GpuProgram, inputs: Sequence[torch.Tensor], seconds: float)
     steps: list[list[float]] = []
     networks: list[float] = []
     while len(steps) < least or (time.monotonic() < deadline and not program.device.is_interpreted):
-        networks.append(program.whole_run.seconds())
-        steps.append([0.0 if run is None else run.seconds() for run in runs])
+        with program.lock:  # nobody else's call between a step and the next
+            networks.append(program.whole_run.seconds())
+            steps.append([0.0 if run is None else run.seconds() for run in runs])
     medians = 1e9 * np.median(np.array(steps).reshape(len(steps), len(runs)), axis=0)
     return Report(
         network=plan.network,

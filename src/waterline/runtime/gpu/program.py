@@ -62,7 +62,7 @@ class GpuProgram:
         self._outputs = self._edges("output", plan.outputs)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._done: torch.cuda.Event | None = None
-        self._lock = RenewedLock()
+        self.lock = RenewedLock()
 
     # ---- tensors ------------------------------------------------------------------------------------------------
     def _bind(self, index: int, step: Step) -> list[BoundGpuCall]:
@@ -115,7 +115,7 @@ class GpuProgram:
         Returns:
             New tensors of the program's type, images in channels-last order, with all images of the plan.
         """
-        with self._lock, torch.cuda.device_of(self._arena):
+        with self.lock, torch.cuda.device_of(self._arena):
             if self._graph is None and self.calls and not self.device.is_interpreted:
                 self._graph = self._recorded()
             if self._done is not None:  # another stream may be at work on the same memory
