@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from waterline.algorithms.gpu import BIAS, RESIDUAL, Workspace, Y
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import finish
 from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.machine.gpu import Gpu
@@ -36,14 +35,7 @@ def sum_parts(
     SPLITS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """y[row, k] = epilogue(sum_i parts[i, row, k])."""
     column_tiles: tl.constexpr = (COLUMNS + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
@@ -57,8 +49,7 @@ def sum_parts(
     for part in tl.static_range(SPLITS):
         sums += tl.load(parts + (part * rows.to(tl.int64) * COLUMNS + places), is_place, 0.0)
     out = finish(
-        sums, bias, residual, column, is_column, places, is_place, HAS_BIAS, BEFORE, BEFORE_A, BEFORE_B, HAS_RESIDUAL,
-        AFTER, AFTER_A, AFTER_B,
+        sums, bias, residual, column, is_column, places, is_place, EPILOGUE,
     )  # fmt: skip
     tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
@@ -67,7 +58,7 @@ def summation(spec: ConvSpec, splits: int) -> GpuLaunch:
     """The second launch of a layer."""
     rows = spec.n * spec.p * spec.q
     constants = {"COLUMNS": spec.k, "SPLITS": splits, "BLOCK_ROWS": BLOCK_ROWS, "BLOCK_COLUMNS": BLOCK_COLUMNS}
-    constants |= epilogue_constants(spec.epilogue)
+    constants["EPILOGUE"] = spec.epilogue
     # Pointers that are not read are given all the same: a kernel has one signature.
     bias = BIAS if spec.epilogue.bias else PARTS
     residual = RESIDUAL if spec.epilogue.residual else Y

@@ -20,7 +20,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from waterline.codegen.gpu.epilogue import ACTIVATIONS, NO_ACTIVATION, activate
+from waterline.codegen.gpu.epilogue import ACTIVATIONS, activate
 from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.errors import InvalidArgument
 from waterline.graph.ops import AdaptivePool, Binary, LayerNorm, Op, Pool, Reduce, Unary
@@ -56,8 +56,6 @@ def elementwise(
     B_COLUMN: tl.constexpr,
     KIND: tl.constexpr,
     AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
@@ -93,7 +91,7 @@ def elementwise(
         else:
             tl.static_assert(KIND == "min", "arithmetic that kernels do not know")
             value = tl.minimum(value, other, propagate_nan=tl.PropagateNan.ALL)
-    out = activate(value, AFTER, AFTER_A, AFTER_B).to(y.dtype.element_ty)
+    out = activate(value, AFTER).to(y.dtype.element_ty)
     y_at = y + ((image * ROWS + first_row) * COLUMNS + first_column)
     tl.store(y_at + (row * COLUMNS + column), out, is_place)
 
@@ -111,11 +109,9 @@ def _elementwise(
         raise InvalidArgument(f"GPU kernels have no activation {after}", f"they have {', '.join(sorted(ACTIVATIONS))}")
     images, (rows, row_steps), (columns, column_steps) = _axes(shapes, out)
     block_rows, block_columns = _tile(rows, columns, precision, TILE_BYTES // PRECISION_BYTES[precision])
-    params = (*(after.params if after else ()), 0.0, 0.0)
     constants: dict[str, Any] = {"ROWS": rows, "COLUMNS": columns}
     constants |= {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns}
-    constants |= {"KIND": kind, "AFTER": after.kind if after else NO_ACTIVATION}
-    constants |= {"AFTER_A": float(params[0]), "AFTER_B": float(params[1])}
+    constants |= {"KIND": kind, "AFTER": after}
     for i, name in enumerate("AB"):
         operand = min(i, len(shapes) - 1)
         constants[f"{name}_IMAGE"] = images[1][operand]

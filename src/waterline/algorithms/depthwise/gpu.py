@@ -39,8 +39,7 @@ from waterline.algorithms.gpu import (
     X,
     Y,
 )
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
-from waterline.codegen.gpu.epilogue import finish, has_activations
+from waterline.codegen.gpu.epilogue import finish_biased, has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
@@ -160,14 +159,7 @@ def depthwise(
     UNROLLED: tl.constexpr,
     MASK_ROWS: tl.constexpr,
     MASK_COLUMNS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """One strip. TAPS: filter rows whose weights are held at a time. MASK_*: whether windows leave the image."""
     column_tiles: tl.constexpr = (Q + COLUMNS - 1) // COLUMNS
@@ -190,7 +182,7 @@ def depthwise(
     channels = tl.broadcast_to(channel[None, :], (COLUMNS, CHANNELS))
     sums = ()
     for _ in tl.static_range(ROWS):
-        if HAS_BIAS:
+        if EPILOGUE.bias:
             sums = sums + (tl.load(bias + channels, is_channel, 0.0).to(tl.float32),)
         else:
             sums = sums + (tl.zeros((COLUMNS, CHANNELS), tl.float32),)
@@ -221,10 +213,7 @@ def depthwise(
         if P % ROWS != 0:
             is_stored = is_output & (first_p + i < P)
         at = start + i * Q * K
-        out = finish(
-            sums[i], bias, residual + at, channel, channel < K, places, is_stored,
-            False, BEFORE, BEFORE_A, BEFORE_B, HAS_RESIDUAL, AFTER, AFTER_A, AFTER_B,
-        )  # fmt: skip
+        out = finish_biased(sums[i], residual + at, places, is_stored, EPILOGUE)
         tl.store(y + at + places, out.to(y.dtype.element_ty), is_stored)
 
 
@@ -354,7 +343,7 @@ class GpuDepthwise(GpuAlgorithm):
             "UNROLLED": spec.taps <= MOST_UNROLLED_TAPS and config.taps == spec.r,
             "MASK_ROWS": _leaves(spec, 0, config.rows, config.taps),
             "MASK_COLUMNS": _leaves(spec, 1, config.columns, spec.s),
-            **epilogue_constants(spec.epilogue),
+            "EPILOGUE": spec.epilogue,
         }
         # Pointers that are not read are given all the same: a kernel has one signature.
         bias = BIAS if spec.epilogue.bias else "weight"

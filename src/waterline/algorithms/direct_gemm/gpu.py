@@ -25,7 +25,6 @@ from waterline.algorithms.gpu import (
     roofline,
 )
 from waterline.algorithms.gpu_parts import PARTS, summation, summation_seconds, workspace, worthwhile_splits
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import finish, has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
@@ -52,14 +51,7 @@ def direct_gemm(
     PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """y[row, k] = epilogue(sum_c x[row, c] weight[c, k]).
 
@@ -98,14 +90,7 @@ def direct_gemm(
             is_column,
             places,
             is_place,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
         y_row = (row_at + part * rows.to(tl.int64))[:, None] if SPLITS > 1 else row_at[:, None]
         tl.store(y + y_row * y_stride + column[None, :], out.to(y.dtype.element_ty), is_place)
@@ -195,7 +180,7 @@ class GpuDirectGemm(GpuAlgorithm):
             "PROGRAMS": programs,
             "SPLITS": splits,
             "PRECISION": INPUT_PRECISION[precision],
-            **epilogue_constants(spec.epilogue if splits == 1 else Epilogue()),
+            "EPILOGUE": spec.epilogue if splits == 1 else Epilogue(),
         }
         # Pointers that are not read are given all the same: a kernel has one signature.
         has_bias, has_residual = (splits == 1 and each for each in (spec.epilogue.bias, spec.epilogue.residual))

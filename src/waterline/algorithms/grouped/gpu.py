@@ -45,7 +45,6 @@ from waterline.algorithms.gpu import (
     X,
     Y,
 )
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import finish, has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
@@ -136,8 +135,7 @@ def places_of_outputs(start, tiles, block, LAYOUT: tl.constexpr):
 @triton.jit
 def grouped(
     x, weight, bias, residual, y, tiles, LAYOUT: tl.constexpr, IS_HELD: tl.constexpr, PRECISION: tl.constexpr,
-    HAS_BIAS: tl.constexpr, BEFORE: tl.constexpr, BEFORE_A: tl.constexpr, BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr, AFTER: tl.constexpr, AFTER_A: tl.constexpr, AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):  # fmt: skip
     """y[tile, column] = epilogue(sum over the window and its channels of x[tile, pixel, c] weight[pixel, c, column]).
 
@@ -175,8 +173,7 @@ def grouped(
                 sums = tl.dot(a, b, sums, input_precision=PRECISION)
         places, is_place, k, is_column = places_of_outputs(start, tiles, block, LAYOUT)
         out = finish(
-            sums, bias, residual, k, is_column, places, is_place, HAS_BIAS, BEFORE, BEFORE_A, BEFORE_B, HAS_RESIDUAL,
-            AFTER, AFTER_A, AFTER_B,
+            sums, bias, residual, k, is_column, places, is_place, EPILOGUE,
         )  # fmt: skip
         tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
@@ -455,7 +452,7 @@ def launch(spec: ConvSpec, config: GpuWindows, gpu: Gpu, precision: str, x: str,
         "LAYOUT": layout.without_batch,
         "IS_HELD": held,
         "PRECISION": INPUT_PRECISION[precision],
-        **epilogue_constants(spec.epilogue),
+        "EPILOGUE": spec.epilogue,
     }
     # Pointers that are not read are given all the same: a kernel has one signature.
     bias = BIAS if spec.epilogue.bias else weight

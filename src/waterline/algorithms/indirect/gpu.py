@@ -52,7 +52,6 @@ from waterline.algorithms.indirect.gpu_tiles import (
     row_bytes_per_cycle,
     staged,
 )
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import has_activations
 from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, WARP_THREADS, GpuLaunch
 from waterline.errors import Refused
@@ -173,7 +172,7 @@ class GpuIndirect(GpuAlgorithm):
             function, count = indirect_rows, spec.n * spec.p * spec.q
         is_whole = tile.splits == 1
         epilogue = spec.epilogue if is_whole else Epilogue()
-        constants |= epilogue_constants(epilogue)
+        constants["EPILOGUE"] = epilogue
         # Pointers that are not read are given all the same: a kernel has one signature.
         result = Y if is_whole else PARTS
         bias = BIAS if epilogue.bias else "weight"

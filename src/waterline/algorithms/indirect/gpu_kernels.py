@@ -33,14 +33,7 @@ def _store(
     COLUMN_TILES: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     PART_ELEMS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """The epilogue and the only store of a tile's columns from begin on. row: pixels of y, in 64 bits.
 
@@ -64,14 +57,7 @@ def _store(
             COLUMN_TILES,
             BLOCK_COLUMNS,
             PART_ELEMS,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
         _store(
             right,
@@ -87,14 +73,7 @@ def _store(
             COLUMN_TILES,
             BLOCK_COLUMNS,
             PART_ELEMS,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
     else:
         tiles_of_group: tl.constexpr = COLUMN_TILES * GROUP_K // K
@@ -111,14 +90,7 @@ def _store(
             is_column,
             places,
             is_place,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
         tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
@@ -170,14 +142,7 @@ def indirect_boxes(
     PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """Tiles of a box of pixels x BLOCK_COLUMNS outputs, through tensor descriptors.
 
@@ -263,14 +228,7 @@ def indirect_boxes(
             COLUMN_TILES,
             BLOCK_COLUMNS,
             PART_ELEMS,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
 
 
@@ -311,14 +269,7 @@ def indirect_rows(
     PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """Tiles of BLOCK_ROWS pixels x BLOCK_COLUMNS outputs, each row loaded from its own address.
 
@@ -387,14 +338,7 @@ def indirect_rows(
             COLUMN_TILES,
             BLOCK_COLUMNS,
             PART_ELEMS,
-            HAS_BIAS,
-            BEFORE,
-            BEFORE_A,
-            BEFORE_B,
-            HAS_RESIDUAL,
-            AFTER,
-            AFTER_A,
-            AFTER_B,
+            EPILOGUE,
         )
 
 

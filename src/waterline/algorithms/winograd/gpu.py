@@ -62,7 +62,6 @@ from waterline.algorithms.winograd.gpu_transforms import (
     winograd_output,
 )
 from waterline.algorithms.winograd.transforms import Filtering, filtering
-from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
@@ -367,7 +366,7 @@ class GpuWinograd(GpuAlgorithm):
             "COLUMNS": sizes.columns,
             "BLOCK_TILES": block_tiles,
             "BLOCK_CHANNELS": block_channels,
-            **epilogue_constants(spec.epilogue),
+            "EPILOGUE": spec.epilogue,
         }
         # Pointers that are not read are given all the same: a kernel has one signature.
         bias = BIAS if spec.epilogue.bias else PRODUCTS

@@ -189,14 +189,7 @@ def winograd_output(
     COLUMNS: tl.constexpr,
     BLOCK_TILES: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
+    EPILOGUE: tl.constexpr,
 ):
     """y = epilogue(A^T products[:, tile, k] A) for tiles first .. first + tiles.
 
@@ -233,14 +226,7 @@ def winograd_output(
                 is_channel,
                 places,
                 is_place,
-                HAS_BIAS,
-                BEFORE,
-                BEFORE_A,
-                BEFORE_B,
-                HAS_RESIDUAL,
-                AFTER,
-                AFTER_A,
-                AFTER_B,
+                EPILOGUE,
             )
             tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 

@@ -5,34 +5,15 @@ The formulas are those of `waterline.reference`; all in f32.
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from waterline.spec import Activation, Epilogue
+from waterline.spec import Epilogue
 
 # Those that `activate` knows.
 ACTIVATIONS = frozenset(
     {"relu", "leaky_relu", "clip", "sigmoid", "hard_sigmoid", "hard_swish", "silu", "gelu", "gelu_tanh", "tanh"}
 )
-NO_ACTIVATION = "none"
-
-
-def constants(epilogue: Epilogue) -> dict[str, Any]:
-    """The compile-time arguments of `finish`."""
-
-    def of(name: str, activation: Activation | None) -> dict[str, Any]:
-        params = (*(activation.params if activation else ()), 0.0, 0.0)
-        kind = activation.kind if activation else NO_ACTIVATION
-        return {name: kind, f"{name}_A": float(params[0]), f"{name}_B": float(params[1])}
-
-    return {
-        "HAS_BIAS": epilogue.bias,
-        "HAS_RESIDUAL": epilogue.residual,
-        **of("BEFORE", epilogue.before),
-        **of("AFTER", epilogue.after),
-    }
 
 
 def has_activations(epilogue: Epilogue) -> bool:
@@ -41,58 +22,49 @@ def has_activations(epilogue: Epilogue) -> bool:
 
 
 @triton.jit
-def activate(x, KIND: tl.constexpr, A: tl.constexpr, B: tl.constexpr):
-    if KIND == "none":
+def activate(x, FUNCTION: tl.constexpr):
+    """FUNCTION: an `Activation`, or None."""
+    if FUNCTION is None:
         return x
-    elif KIND == "relu":
+    elif FUNCTION.kind == "relu":
         return tl.maximum(x, 0.0)
-    elif KIND == "leaky_relu":
-        return tl.where(x < 0.0, x * A, x)
-    elif KIND == "clip":
-        return tl.minimum(tl.maximum(x, A), B)
-    elif KIND == "sigmoid":
+    elif FUNCTION.kind == "leaky_relu":
+        return tl.where(x < 0.0, x * FUNCTION.params[0], x)
+    elif FUNCTION.kind == "clip":
+        return tl.minimum(tl.maximum(x, FUNCTION.params[0]), FUNCTION.params[1])
+    elif FUNCTION.kind == "sigmoid":
         return tl.sigmoid(x)
-    elif KIND == "hard_sigmoid":
-        return tl.minimum(tl.maximum(x * A + B, 0.0), 1.0)
-    elif KIND == "hard_swish":
+    elif FUNCTION.kind == "hard_sigmoid":
+        return tl.minimum(tl.maximum(x * FUNCTION.params[0] + FUNCTION.params[1], 0.0), 1.0)
+    elif FUNCTION.kind == "hard_swish":
         return x * tl.minimum(tl.maximum(x * (1.0 / 6.0) + 0.5, 0.0), 1.0)
-    elif KIND == "silu":
+    elif FUNCTION.kind == "silu":
         return x * tl.sigmoid(x)
-    elif KIND == "gelu":
+    elif FUNCTION.kind == "gelu":
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif KIND == "gelu_tanh":
+    elif FUNCTION.kind == "gelu_tanh":
         return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     else:
-        tl.static_assert(KIND == "tanh", "an activation that kernels do not know")
+        tl.static_assert(FUNCTION.kind == "tanh", "an activation that kernels do not know")
         return 2.0 * tl.sigmoid(2.0 * x) - 1.0
 
 
 @triton.jit
-def finish(
-    sums,
-    bias,
-    residual,
-    columns,
-    is_column,
-    places,
-    is_place,
-    HAS_BIAS: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BEFORE_A: tl.constexpr,
-    BEFORE_B: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr,
-    AFTER: tl.constexpr,
-    AFTER_A: tl.constexpr,
-    AFTER_B: tl.constexpr,
-):
+def finish(sums, bias, residual, columns, is_column, places, is_place, EPILOGUE: tl.constexpr):
     """The epilogue of a tile of rows x columns in f32.
 
     columns, is_column: numbers of the tile's columns and which of them there are; places, is_place: offsets into the
-    residual, for the whole tile.
+    residual, for the whole tile. EPILOGUE: an `Epilogue`.
     """
-    if HAS_BIAS:
+    if EPILOGUE.bias:
         sums += tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)[None, :]
-    sums = activate(sums, BEFORE, BEFORE_A, BEFORE_B)
-    if HAS_RESIDUAL:
+    return finish_biased(sums, residual, places, is_place, EPILOGUE)
+
+
+@triton.jit
+def finish_biased(sums, residual, places, is_place, EPILOGUE: tl.constexpr):
+    """What follows the bias."""
+    sums = activate(sums, EPILOGUE.before)
+    if EPILOGUE.residual:
         sums += tl.load(residual + places, mask=is_place, other=0.0).to(tl.float32)
-    return activate(sums, AFTER, AFTER_A, AFTER_B)
+    return activate(sums, EPILOGUE.after)
