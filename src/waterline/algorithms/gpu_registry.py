@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from waterline.algorithms.block_fusion.gpu import BLOCK_FUSION_GPU, GpuBlockFusion
+from waterline.algorithms.block_fusion.gpu import BLOCK_FUSION_GPU
+from waterline.algorithms.block_fusion.gpu_inverted import BLOCK_FUSION_INVERTED_GPU
 from waterline.algorithms.depthwise.gpu import DEPTHWISE_GPU
 from waterline.algorithms.direct_gemm.gpu import DIRECT_GEMM_GPU
-from waterline.algorithms.gpu import GpuAlgorithm
+from waterline.algorithms.gpu import GpuAlgorithm, GpuBlockAlgorithm
 from waterline.algorithms.grouped.gpu import GROUPED_GPU
 from waterline.algorithms.indirect.gpu import INDIRECT_GPU
 from waterline.algorithms.winograd.gpu import WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU
@@ -19,6 +20,6 @@ GPU_REGISTRY: tuple[GpuAlgorithm, ...] = (
     DEPTHWISE_GPU,
 )
 # Those of several layers, for blocks.
-GPU_BLOCK_REGISTRY: tuple[GpuBlockFusion, ...] = (BLOCK_FUSION_GPU,)
+GPU_BLOCK_REGISTRY: tuple[GpuBlockAlgorithm, ...] = (BLOCK_FUSION_GPU, BLOCK_FUSION_INVERTED_GPU)
 
 __all__ = ["GPU_BLOCK_REGISTRY", "GPU_REGISTRY"]

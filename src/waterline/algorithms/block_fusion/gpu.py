@@ -30,12 +30,12 @@ from waterline.algorithms.base import Refusal
 from waterline.algorithms.block_fusion.gpu_kernels import block_fusion, held
 from waterline.algorithms.block_fusion.gpu_packing import by_taps, is_depthwise, matrix, padded, span
 from waterline.algorithms.block_fusion.gpu_stages import Stages, stages_of
-from waterline.algorithms.gpu import INPUT_PRECISION, TORCH_TYPES, GpuCost, GpuImplementation, Y
+from waterline.algorithms.gpu import INPUT_PRECISION, TORCH_TYPES, GpuBlockAlgorithm, GpuCost, GpuImplementation, Y
 from waterline.codegen.gpu.epilogue import constants
 from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
-from waterline.spec import Epilogue
+from waterline.spec import Activation, Epilogue
 
 INT32_MAX = 2**31 - 1
 
@@ -94,12 +94,8 @@ DEPTHWISE_EFFICIENCY = 0.25  # of the peak in f32: loads, masks and conversions 
 PIXELS_TO_HIDE_WEIGHTS = 64  # at which a tile waits for weights from the second-level cache as long as it computes
 
 
-class GpuBlockFusion:
-    """What `GpuAlgorithm` is for a convolution, for a `BlockSpec`.
-
-    Tensors of launches: the block's inputs "0", "1", ... and "y", images NHWC of the layer's precision, vectors of
-    channels in f32; by the layer's number in the block, "weight0" as packed and "bias0" (f32).
-    """
+class GpuBlockFusion(GpuBlockAlgorithm):
+    """Of products that follow each other."""
 
     name = "block_fusion"
 
@@ -227,12 +223,12 @@ class GpuBlockFusion:
             "MOST_DEPTH": config.depth,
             "MOST_K": config.outputs,
             "PRECISION": INPUT_PRECISION[precision],
-            **_named("FRONT", window.epilogue if front else Epilogue(), has_residual=False),
-            **_named("EXPAND", stages.expand.epilogue, has_residual=False),
-            **_named("PROJECT", stages.project.epilogue, has_residual=True),
+            **named_constants("FRONT", window.epilogue if front else Epilogue(), has_residual=False),
+            **named_constants("EXPAND", stages.expand.epilogue, has_residual=False),
+            **named_constants("PROJECT", stages.project.epilogue, has_residual=True),
             "HAS_SCALE": bool(stages.scale),
             "HAS_ADDED": bool(stages.added),
-            **_last(stages),
+            **last_constants(stages.last),
         }
         vectors = (stages.norm_scale, stages.norm_bias, stages.scale)
         biases = (stages.bias(i) for i in (stages.front_number, stages.expand_number, stages.project_number))
@@ -246,8 +242,6 @@ class GpuBlockFusion:
     def pack(
         self, block: BlockSpec, config: GpuBlock, weights: Sequence[torch.Tensor | None], precision: str
     ) -> dict[str, torch.Tensor]:
-        """The weights (k, c/g, r, s) in f32, one for each layer of the block (None for operators), as launches read
-        them."""
         stages, dtype = _stages(block), TORCH_TYPES[precision]
 
         def of(number: int) -> torch.Tensor:
@@ -298,7 +292,7 @@ def _tile_count(block: BlockSpec, config: GpuBlock) -> int:
     return -(-q // config.columns) * -(-n * p // (config.pixels // config.columns))
 
 
-def _named(prefix: str, epilogue: Epilogue, *, has_residual: bool) -> Mapping[str, Any]:
+def named_constants(prefix: str, epilogue: Epilogue, *, has_residual: bool) -> Mapping[str, Any]:
     """The constants of an epilogue under names of their own."""
     found = {f"{prefix}_{name}": value for name, value in constants(epilogue).items()}
     if not has_residual:
@@ -306,11 +300,11 @@ def _named(prefix: str, epilogue: Epilogue, *, has_residual: bool) -> Mapping[st
     return found
 
 
-def _last(stages: Stages) -> Mapping[str, Any]:
+def last_constants(last: Activation | None) -> Mapping[str, Any]:
     """The activation behind everything."""
-    made = constants(Epilogue(after=stages.last))
+    made = constants(Epilogue(after=last))
     return {name.replace("AFTER", "LAST"): value for name, value in made.items() if name.startswith("AFTER")}
 
 
 BLOCK_FUSION_GPU = GpuBlockFusion()
-__all__ = ["BLOCK_FUSION_GPU", "GpuBlock", "GpuBlockFusion"]
+__all__ = ["BLOCK_FUSION_GPU", "GpuBlock", "GpuBlockFusion", "last_constants", "named_constants"]

@@ -167,6 +167,61 @@ def normalised(inputs, mean, factor, scale, bias, SIZE: tl.constexpr, MOST: tl.c
 
 
 @triton.jit
+def store_results(
+    sums,
+    bias,
+    residual,
+    scale,
+    added,
+    y,
+    pixel,
+    is_pixel,
+    channel,
+    K: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BEFORE: tl.constexpr,
+    BEFORE_A: tl.constexpr,
+    BEFORE_B: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    AFTER: tl.constexpr,
+    AFTER_A: tl.constexpr,
+    AFTER_B: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_ADDED: tl.constexpr,
+    LAST: tl.constexpr,
+    LAST_A: tl.constexpr,
+    LAST_B: tl.constexpr,
+):
+    """Some channels of the last convolution: its epilogue, what stands behind it in the block, the only store."""
+    is_channel = channel < K
+    places = pixel[:, None] * K + channel[None, :]
+    is_place = is_pixel[:, None] & is_channel[None, :]
+    out = finish(
+        sums,
+        bias,
+        residual,
+        channel,
+        is_channel,
+        places,
+        is_place,
+        HAS_BIAS,
+        BEFORE,
+        BEFORE_A,
+        BEFORE_B,
+        HAS_RESIDUAL,
+        AFTER,
+        AFTER_A,
+        AFTER_B,
+    )
+    if HAS_SCALE:
+        out *= tl.load(scale + channel, is_channel, 0.0).to(tl.float32)[None, :]
+    if HAS_ADDED:
+        out += tl.load(added + places, is_place, 0.0).to(tl.float32)
+    out = activate(out, LAST, LAST_A, LAST_B)
+    tl.store(y + places, out.to(y.dtype.element_ty), is_place)
+
+
+@triton.jit
 def block_fusion(
     x,
     front_weight,
@@ -378,18 +433,17 @@ def block_fusion(
         sums = grown
 
     for part in tl.static_range(part_count(K, MOST_K)):
-        channel = channels(K, MOST_K, part)
-        is_channel = channel < K
-        places = pixel[:, None] * K + channel[None, :]
-        is_place = is_pixel[:, None] & is_channel[None, :]
-        out = finish(
+        store_results(
             sums[part],
             project_bias,
             residual,
-            channel,
-            is_channel,
-            places,
-            is_place,
+            scale,
+            added,
+            y,
+            pixel,
+            is_pixel,
+            channels(K, MOST_K, part),
+            K,
             PROJECT_HAS_BIAS,
             PROJECT_BEFORE,
             PROJECT_BEFORE_A,
@@ -398,13 +452,22 @@ def block_fusion(
             PROJECT_AFTER,
             PROJECT_AFTER_A,
             PROJECT_AFTER_B,
+            HAS_SCALE,
+            HAS_ADDED,
+            LAST,
+            LAST_A,
+            LAST_B,
         )
-        if HAS_SCALE:
-            out *= tl.load(scale + channel, is_channel, 0.0).to(tl.float32)[None, :]
-        if HAS_ADDED:
-            out += tl.load(added + places, is_place, 0.0).to(tl.float32)
-        out = activate(out, LAST, LAST_A, LAST_B)
-        tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
 
-__all__ = ["LEAST_WIDTH", "block_fusion", "held", "parts"]
+__all__ = [
+    "LEAST_WIDTH",
+    "block_fusion",
+    "channels",
+    "depthwise_sums",
+    "held",
+    "part_count",
+    "part_width",
+    "parts",
+    "store_results",
+]
