@@ -82,21 +82,23 @@ class GpuInverted:
         return WARP_THREADS * self.warps
 
 
-# On the matrix unit, large ones first.
+# On the matrix unit, and for each how many channels of the result the compiler has registers for.
 MATRIX_TILES = (
-    GpuInverted(8, 16, 64, 128, 64, 64, 8, 2),
-    GpuInverted(8, 16, 32, 128, 64, 64, 8, 2),
-    GpuInverted(8, 8, 64, 64, 64, 64, 4, 2),
-    GpuInverted(4, 16, 64, 64, 64, 64, 4, 2),
-    GpuInverted(8, 8, 32, 64, 64, 64, 4, 2),
-    GpuInverted(4, 8, 32, 64, 64, 64, 4, 2),
-    GpuInverted(4, 4, 32, 64, 64, 64, 4, 2),
+    (GpuInverted(8, 16, 64, 128, 64, 64, 8, 2), 160),
+    (GpuInverted(8, 16, 32, 128, 64, 64, 8, 2), 192),
+    (GpuInverted(8, 8, 64, 64, 64, 64, 4, 2), 160),
+    (GpuInverted(4, 16, 64, 64, 64, 64, 4, 2), 160),
+    (GpuInverted(8, 8, 32, 64, 64, 64, 4, 2), 192),
+    (GpuInverted(4, 8, 32, 64, 64, 64, 4, 2), 128),
+    (GpuInverted(4, 4, 32, 64, 64, 64, 4, 2), 512),
 )
 # Of exact f32 products a thread holds both operands in registers.
-EXACT_TILES = (GpuInverted(4, 8, 32, 32, 32, 32, 4, 1), GpuInverted(4, 4, 16, 16, 16, 32, 4, 1))
-# Registers of a thread: for sums of the projection at most, and those beside its sums, about.
-MOST_SUMS = {"f32": 64, "tf32": 96, "f16": 96, "bf16": 96}
-OTHER_REGISTERS = 72
+EXACT_TILES = (
+    (GpuInverted(4, 8, 32, 32, 32, 32, 4, 1), 128),
+    (GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 256),
+)
+MOST_CONFIGS = 6
+OTHER_REGISTERS = 64  # of a thread, beside those for sums and chunks
 MOST_REGISTERS = 255
 MOST_RESIDENT = 4  # blocks of a multiprocessor, whose buffers its first-level cache holds
 
@@ -119,56 +121,64 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         if pixels > INT32_MAX:
             return Refusal(f"an image of {pixels} pixels in all: they are counted in 32 bits")
         if not self.configs(block, gpu, precision):
-            least = _tiles(precision)[-1]
+            least, most = _tiles(precision)[-1]
             depth = stages.expand.c if stages.expand else 0
             return Refusal(
                 f"with {depth} channels before its expansion and {k} in its result even a tile of {least.pixels} "
-                f"pixels takes {_shared_bytes(stages, least, precision)} of {gpu.shared_bytes} bytes of shared memory "
-                f"and {_sums(stages, least)} of {MOST_SUMS[precision]} registers for sums"
+                f"pixels takes {_shared_bytes(stages, least, precision)} of {gpu.shared_bytes} bytes of shared memory, "
+                f"and registers for {_kept(stages, least)} of {most} channels"
             )
         return None
 
     def configs(self, block: BlockSpec, gpu: Gpu, precision: str) -> list[GpuInverted]:
         stages = _stages(block)
-        found = [
-            tile if stages.expand else replace(tile, stages=1)  # loads of taps are not to be copies under way
-            for tile in _tiles(precision)
-            if _shared_bytes(stages, tile, precision) <= gpu.shared_bytes
-            if _sums(stages, tile) <= MOST_SUMS[precision]
-        ]
-        return sorted(found, key=lambda tile: self.cost(block, tile, gpu, precision).seconds)
+        found = []
+        for tile, most in _tiles(precision):
+            if _shared_bytes(stages, tile, precision) > gpu.shared_bytes or _kept(stages, tile) > most:
+                continue
+            # Loads under way hide how long they take, and pass by the first-level cache. Those of taps must be none:
+            # each would have a place of its own in shared memory.
+            found += [replace(tile, stages=each) for each in ((tile.stages, 1) if stages.expand else (1,))]
+        found = list(dict.fromkeys(found))
+        return sorted(found, key=lambda tile: self.cost(block, tile, gpu, precision).seconds)[:MOST_CONFIGS]
 
     def cost(self, block: BlockSpec, config: GpuInverted, gpu: Gpu, precision: str) -> GpuCost:
         stages, elem_bytes = _stages(block), PRECISION_BYTES[precision]
-        hidden = padded(stages.hidden, config.chunk)
         # As if all multiprocessors worked to the end.
         items = -(-_items(stages, config) // gpu.multiprocessors) * gpu.multiprocessors
-        chunks = items if stages.project is None else items * (hidden // config.chunk)
+        chunks = items * (padded(stages.hidden, config.chunk) // config.chunk if stages.project else 1)
         outputs = chunks * config.pixels * config.chunk  # of the filter
         taps = stages.filter.taps
-        filter_flops = 2 * outputs * taps
+        filter_flops, product_flops = 2 * outputs * taps, 0
         efficiency = FILTER_EFFICIENCY if stages.expand else IMAGE_EFFICIENCY
-        first_bytes, second_bytes, flops = outputs * taps * elem_bytes, 0, 0
+        first_elems, second_elems = outputs * taps, 0  # that the first-level cache gives, and the second
         if stages.expand is not None:
             depth, patch = held(stages.expand.c, config.depth), _patch_pixels(stages, config)
-            flops += 2 * chunks * patch * config.chunk * depth
-            # The first-level cache writes through. Weights are read again for each tile.
-            second_bytes += chunks * (patch * (config.chunk + depth) + depth * config.chunk) * elem_bytes
+            product_flops += 2 * chunks * patch * config.chunk * depth
+            # What is stored is written through, and read once from there if the first level keeps none of it. The image
+            # is read again for each chunk, from the first level only where no loads are under way.
+            second_elems += chunks * config.chunk * (2 * patch + depth)
+            second_elems += (chunks if config.stages > 1 else items) * patch * stages.expand.c
         else:
-            second_bytes += outputs * stages.filter.stride[0] * stages.filter.stride[1] * elem_bytes
+            rows, columns = _patch(stages, config)
+            second_elems += chunks * rows * columns * config.chunk
         if stages.project is not None:
             k = held(stages.project.k, config.outputs)
-            flops += 2 * outputs * k
-            second_bytes += chunks * config.chunk * k * elem_bytes
+            product_flops += 2 * outputs * k
+            second_elems += chunks * config.chunk * k  # weights are read again for each tile
         cycle_seconds = 1 / (gpu.multiprocessors * gpu.clock_hz)
-        seconds = flops / (gpu.peak(precision) * MATRIX_EFFICIENCY)
-        seconds += max(
-            filter_flops / (gpu.peak("f32") * efficiency),
-            first_bytes / L1_BYTES * cycle_seconds,
-            second_bytes / L2_BYTES * cycle_seconds,
-        )
         moved_bytes = block.least_bytes * elem_bytes / block.elem_bytes
-        return GpuCost(max(seconds, moved_bytes / gpu.memory_bytes_per_s), flops + filter_flops, moved_bytes)
+        times = (
+            product_flops / (gpu.peak(precision) * MATRIX_EFFICIENCY),
+            filter_flops / (gpu.peak("f32") * efficiency),
+            first_elems * elem_bytes / L1_BYTES * cycle_seconds,
+            second_elems * elem_bytes / L2_BYTES * cycle_seconds,
+            moved_bytes / gpu.memory_bytes_per_s,
+        )
+        # Between barriers a block does one thing at a time: others of its multiprocessor do the rest meanwhile.
+        longest = max(times)
+        seconds = longest + (sum(times) - longest) / (1 + _resident(stages, config, gpu, precision))
+        return GpuCost(seconds, product_flops + filter_flops, moved_bytes)
 
     def implement(self, block: BlockSpec, config: GpuInverted, gpu: Gpu, precision: str) -> GpuImplementation:
         stages = _stages(block)
@@ -251,16 +261,17 @@ def _stages(block: BlockSpec) -> InvertedStages:
     return stages
 
 
-def _tiles(precision: str) -> tuple[GpuInverted, ...]:
+def _tiles(precision: str) -> tuple[tuple[GpuInverted, int], ...]:
     return EXACT_TILES if precision == "f32" else MATRIX_TILES
 
 
 def _patch(stages: InvertedStages, config: GpuInverted) -> tuple[int, int]:
-    """Rows and columns of the image that a tile's taps read."""
+    """Rows and columns of the image that a tile's taps read, a tile that is no larger than the result."""
     inner = stages.filter
+    rows, columns = min(config.rows, inner.p), min(config.columns, inner.q)
     return (
-        (config.rows - 1) * inner.stride[0] + (inner.r - 1) * inner.dilation[0] + 1,
-        (config.columns - 1) * inner.stride[1] + (inner.s - 1) * inner.dilation[1] + 1,
+        (rows - 1) * inner.stride[0] + (inner.r - 1) * inner.dilation[0] + 1,
+        (columns - 1) * inner.stride[1] + (inner.s - 1) * inner.dilation[1] + 1,
     )
 
 
@@ -277,25 +288,22 @@ def _items(stages: InvertedStages, config: GpuInverted) -> int:
 
 
 def _shared_bytes(stages: InvertedStages, config: GpuInverted, precision: str) -> int:
-    """Of the operands of both products, at most."""
-    elems = 0
+    """Of the operands of both products and of a chunk that changes its layout, at most."""
+    elems = config.chunk * max(config.pixels, config.step) + config.chunk * _kept(stages, config)
     if stages.expand is not None:
         elems += held(stages.expand.c, config.depth) * (config.chunk + config.stages * config.step)
-    if stages.project is not None:
-        elems += config.chunk * (config.pixels + held(stages.project.k, config.outputs))
     return elems * PRECISION_BYTES[precision]
 
 
-def _sums(stages: InvertedStages, config: GpuInverted) -> int:
-    """Of the projection, in each thread."""
-    k = held(stages.project.k, config.outputs) if stages.project else 0
-    return config.pixels * k // config.threads
+def _kept(stages: InvertedStages, config: GpuInverted) -> int:
+    """Channels of sums that a tile has in registers."""
+    return held(stages.project.k, config.outputs) if stages.project else 0
 
 
 def _resident(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
-    """Blocks that a multiprocessor runs at a time, about."""
-    chunk = max(config.pixels, config.step) * config.chunk // config.threads
-    registers = min(MOST_REGISTERS, OTHER_REGISTERS + _sums(stages, config) + chunk)
+    """Blocks that a multiprocessor runs at a time, about: sums and chunks are in registers twice, when they change."""
+    kept = _kept(stages, config) * config.pixels + config.chunk * max(config.pixels, config.step)
+    registers = min(MOST_REGISTERS, OTHER_REGISTERS + 2 * kept // config.threads)
     shared_bytes = max(1, _shared_bytes(stages, config, precision))
     fit = min(gpu.registers // (config.threads * registers), gpu.shared_bytes // shared_bytes)
     return max(1, min(MOST_RESIDENT, fit))

@@ -102,7 +102,9 @@ def filter_chunk(
     begin,
     ALL_HIDDEN: tl.constexpr,
     CHUNK: tl.constexpr,
-    PIXELS: tl.constexpr,
+    P: tl.constexpr,
+    Q: tl.constexpr,
+    ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     PATCH_COLUMNS: tl.constexpr,
     R: tl.constexpr,
@@ -113,11 +115,13 @@ def filter_chunk(
     DILATION_W: tl.constexpr,
 ):
     """Sums of a depthwise convolution of what `expand_chunk` has stored; no tap needs a mask."""
-    number, of_chunk = tl.arange(0, PIXELS), tl.arange(0, CHUNK)
-    place = number // COLUMNS * (STRIDE_H * PATCH_COLUMNS) + number % COLUMNS * STRIDE_W
+    number, of_chunk = tl.arange(0, ROWS * COLUMNS), tl.arange(0, CHUNK)
+    # A patch is that of a tile no larger than the result.
+    row, column = tl.minimum(number // COLUMNS, P - 1), tl.minimum(number % COLUMNS, Q - 1)
+    place = row * (STRIDE_H * PATCH_COLUMNS) + column * STRIDE_W
     source = buffer + (place[:, None] * CHUNK + of_chunk[None, :])
     own = weight + begin + of_chunk
-    sums = tl.zeros((PIXELS, CHUNK), tl.float32)
+    sums = tl.zeros((ROWS * COLUMNS, CHUNK), tl.float32)
     # A loop in the machine code too. Laid out whole, the chain from loads to the projection would be computed in the
     # layout of its operand, and the compiler would send each tap through shared memory to reach that.
     for r in tl.range(0, R, num_stages=1):
@@ -266,7 +270,9 @@ def inverted_residual(
                     begin,
                     all_hidden,
                     CHUNK,
-                    ROWS * COLUMNS,
+                    P,
+                    Q,
+                    ROWS,
                     COLUMNS,
                     PATCH_COLUMNS,
                     R,
