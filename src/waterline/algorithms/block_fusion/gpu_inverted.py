@@ -82,24 +82,20 @@ class GpuInverted:
         return WARP_THREADS * self.warps
 
 
-# On the matrix unit, and for each how many channels of the result the compiler has registers for.
+# On the matrix unit.
 MATRIX_TILES = (
-    (GpuInverted(8, 16, 64, 128, 64, 64, 8, 2), 160),
-    (GpuInverted(8, 16, 32, 128, 64, 64, 8, 2), 192),
-    (GpuInverted(8, 8, 64, 64, 64, 64, 4, 2), 160),
-    (GpuInverted(4, 16, 64, 64, 64, 64, 4, 2), 160),
-    (GpuInverted(8, 8, 32, 64, 64, 64, 4, 2), 192),
-    (GpuInverted(4, 8, 32, 64, 64, 64, 4, 2), 128),
-    (GpuInverted(4, 4, 32, 64, 64, 64, 4, 2), 512),
+    GpuInverted(8, 16, 64, 128, 64, 64, 8, 2),
+    GpuInverted(8, 16, 32, 128, 64, 64, 8, 2),
+    GpuInverted(8, 8, 64, 64, 64, 64, 4, 2),
+    GpuInverted(4, 16, 64, 64, 64, 64, 4, 2),
+    GpuInverted(8, 8, 32, 64, 64, 64, 4, 2),
+    GpuInverted(4, 4, 32, 64, 64, 64, 4, 2),
 )
 # Of exact f32 products a thread holds both operands in registers.
-EXACT_TILES = (
-    (GpuInverted(4, 8, 32, 32, 32, 32, 4, 1), 128),
-    (GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 256),
-)
+EXACT_TILES = (GpuInverted(4, 8, 32, 32, 32, 32, 4, 1), GpuInverted(4, 4, 16, 16, 16, 32, 4, 1))
 MOST_CONFIGS = 6
-OTHER_REGISTERS = 64  # of a thread, beside those for sums and chunks
 MOST_REGISTERS = 255
+REGISTER_STEP = 8  # in which they are given to threads
 MOST_RESIDENT = 4  # blocks of a multiprocessor, whose buffers its first-level cache holds
 
 MATRIX_EFFICIENCY = 0.5  # of the peak, of products that wait for a barrier after each chunk
@@ -121,20 +117,22 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         if pixels > INT32_MAX:
             return Refusal(f"an image of {pixels} pixels in all: they are counted in 32 bits")
         if not self.configs(block, gpu, precision):
-            least, most = _tiles(precision)[-1]
+            least = _tiles(precision)[-1]
             depth = stages.expand.c if stages.expand else 0
             return Refusal(
                 f"with {depth} channels before its expansion and {k} in its result even a tile of {least.pixels} "
                 f"pixels takes {_shared_bytes(stages, least, precision)} of {gpu.shared_bytes} bytes of shared memory, "
-                f"and registers for {_kept(stages, least)} of {most} channels"
+                f"and {_registers(stages, least, gpu, precision)} of {MOST_REGISTERS} registers"
             )
         return None
 
     def configs(self, block: BlockSpec, gpu: Gpu, precision: str) -> list[GpuInverted]:
         stages = _stages(block)
         found = []
-        for tile, most in _tiles(precision):
-            if _shared_bytes(stages, tile, precision) > gpu.shared_bytes or _kept(stages, tile) > most:
+        for tile in _tiles(precision):
+            if _shared_bytes(stages, tile, precision) > gpu.shared_bytes:
+                continue
+            if _registers(stages, tile, gpu, precision) > MOST_REGISTERS:
                 continue
             # Loads under way hide how long they take, and pass by the first-level cache. Those of taps must be none:
             # each would have a place of its own in shared memory.
@@ -186,7 +184,9 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         if not n:
             return GpuImplementation(())
         items = _items(stages, config)
-        programs = min(items, gpu.multiprocessors * _resident(stages, config, gpu, precision))
+        resident = _resident(stages, config, gpu, precision)
+        programs = min(items, gpu.multiprocessors * resident)
+        registers = gpu.registers // (config.threads * resident) // REGISTER_STEP * REGISTER_STEP
         inner, first = stages.filter, stages.first
         buffer = _patch_pixels(stages, config) * config.chunk if stages.expand else 0
         patch_rows, patch_columns = _patch(stages, config)
@@ -231,7 +231,14 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         arguments = (*(name or Y for name in names), SCRATCH if buffer else Y, Y, items)
         types = {name: "f32" for name in (*stages.biases(), stages.scale) if name}
         launch = GpuLaunch(
-            inverted_residual, (programs,), arguments, sizes, types, warps=config.warps, stages=config.stages
+            inverted_residual,
+            (programs,),
+            arguments,
+            sizes,
+            types,
+            warps=config.warps,
+            stages=config.stages,
+            registers=min(MOST_REGISTERS, registers),
         )
         return GpuImplementation((launch,), (Workspace(SCRATCH, programs * 2 * buffer),) if buffer else ())
 
@@ -261,7 +268,7 @@ def _stages(block: BlockSpec) -> InvertedStages:
     return stages
 
 
-def _tiles(precision: str) -> tuple[tuple[GpuInverted, int], ...]:
+def _tiles(precision: str) -> tuple[GpuInverted, ...]:
     return EXACT_TILES if precision == "f32" else MATRIX_TILES
 
 
@@ -300,11 +307,24 @@ def _kept(stages: InvertedStages, config: GpuInverted) -> int:
     return held(stages.project.k, config.outputs) if stages.project else 0
 
 
+def _registers(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
+    """Of a thread that has none in memory, fitted to what the compiler needs for MobileNets and EfficientNets."""
+    words = PRECISION_BYTES[precision] / 4
+    sums = config.pixels * _kept(stages, config) / config.threads
+    chunk = max(config.pixels, config.step) * config.chunk / config.threads
+    found = max(56 + 2.6 * chunk, 44 + 1.5 * chunk + 1.5 * sums)
+    found += 0.5 * words * config.chunk * _kept(stages, config) / config.threads
+    if gpu.capability[0] < 9 and stages.expand is not None:
+        # The matrix unit takes weights from registers, each warp all of them, if others leave room.
+        share = 1.0 if stages.project else 0.25
+        found += 8 + share * words * held(stages.expand.c, config.depth) * config.chunk / WARP_THREADS
+    return int(found * (1.45 if precision == "tf32" else 1))
+
+
 def _resident(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
-    """Blocks that a multiprocessor runs at a time, about: sums and chunks are in registers twice, when they change."""
-    kept = _kept(stages, config) * config.pixels + config.chunk * max(config.pixels, config.step)
-    registers = min(MOST_REGISTERS, OTHER_REGISTERS + 2 * kept // config.threads)
-    shared_bytes = max(1, _shared_bytes(stages, config, precision))
+    """Blocks that a multiprocessor runs at a time."""
+    registers = padded(_registers(stages, config, gpu, precision), REGISTER_STEP)
+    shared_bytes = _shared_bytes(stages, config, precision)
     fit = min(gpu.registers // (config.threads * registers), gpu.shared_bytes // shared_bytes)
     return max(1, min(MOST_RESIDENT, fit))
 
