@@ -94,6 +94,7 @@ def main(name: str, precision: str, capability: int, *texts: str) -> None:
                         "kernel": launch.function.__name__,
                         "matrix_instructions": sorted(made.matrix_instructions),
                         "has_bulk_copies": made.has_bulk_copies,
+                        "has_constant_loads": "ld.global.nc" in made.ptx,
                         "shared_bytes": made.shared_bytes,
                         "shared_limit": gpu.shared_bytes,
                         "registers": usage.registers,

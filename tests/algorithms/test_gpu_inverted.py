@@ -216,7 +216,7 @@ def test_the_registry_has_both():
         ((*inverted(16, 32, 16, 4, 4)[:2], "norm"), "LayerNorm"),
         ((ConvSpec(1, 16, 4, 4, 32, 1, 1), ConvSpec(1, 32, 4, 4, 32, 3, 3, groups=4)), "grouped 3x3"),
         ((ConvSpec(1, 16, 4, 4, 32, 1, 1), ConvSpec(1, 32, 4, 4, 64, 3, 3, groups=32)), "-> 64"),
-        (inverted(16, 32, 4096, 4, 4), "4096 in its result"),
+        (inverted(16, 32, 4096, 4, 4), "4096 in its result no tile"),
         (inverted(8192, 32, 16, 4, 4), "8192 channels before"),
         (inverted(16, 32, 16, 4, 4, function=Activation("mish")), "mish"),
         (inverted(16, 32, 16, 30000, 40000, n=2), "2400000000 pixels"),

@@ -91,8 +91,13 @@ MATRIX_TILES = (
     GpuInverted(8, 8, 32, 64, 64, 64, 4, 2),
     GpuInverted(4, 4, 32, 64, 64, 64, 4, 2),
 )
-# Of exact f32 products a thread holds both operands in registers.
-EXACT_TILES = (GpuInverted(4, 8, 32, 32, 32, 32, 4, 1), GpuInverted(4, 4, 16, 16, 16, 32, 4, 1))
+# Of numbers of 32 bits, with the channels before an expansion and behind a projection up to which the compiler needs no
+# memory beside a thread's registers; in exact products of f32 a thread holds both operands in them.
+WORD_TILES = {
+    "tf32": ((GpuInverted(8, 8, 32, 64, 32, 32, 8, 1), 160, 128), (GpuInverted(4, 4, 16, 64, 32, 64, 4, 1), 192, 320)),
+    "f32": ((GpuInverted(4, 8, 16, 32, 16, 32, 4, 1), 64, 64), (GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 128, 192)),
+}
+WORD_REGISTERS = {"tf32": 255, "f32": 168}
 MOST_CONFIGS = 6
 MOST_REGISTERS = 255
 REGISTER_STEP = 8  # in which they are given to threads
@@ -117,22 +122,18 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         if pixels > INT32_MAX:
             return Refusal(f"an image of {pixels} pixels in all: they are counted in 32 bits")
         if not self.configs(block, gpu, precision):
-            least = _tiles(precision)[-1]
             depth = stages.expand.c if stages.expand else 0
             return Refusal(
-                f"with {depth} channels before its expansion and {k} in its result even a tile of {least.pixels} "
-                f"pixels takes {_shared_bytes(stages, least, precision)} of {gpu.shared_bytes} bytes of shared memory, "
-                f"and {_registers(stages, least, gpu, precision)} of {MOST_REGISTERS} registers"
+                f"with {depth} channels before its expansion and {k} in its result no tile fits into {MOST_REGISTERS} "
+                f"registers of a thread and {gpu.shared_bytes} bytes of shared memory"
             )
         return None
 
     def configs(self, block: BlockSpec, gpu: Gpu, precision: str) -> list[GpuInverted]:
         stages = _stages(block)
         found = []
-        for tile in _tiles(precision):
+        for tile in _tiles(stages, gpu, precision):
             if _shared_bytes(stages, tile, precision) > gpu.shared_bytes:
-                continue
-            if _registers(stages, tile, gpu, precision) > MOST_REGISTERS:
                 continue
             # Loads under way hide how long they take, and pass by the first-level cache. Those of taps must be none:
             # each would have a place of its own in shared memory.
@@ -268,8 +269,13 @@ def _stages(block: BlockSpec) -> InvertedStages:
     return stages
 
 
-def _tiles(precision: str) -> tuple[GpuInverted, ...]:
-    return EXACT_TILES if precision == "f32" else MATRIX_TILES
+def _tiles(stages: InvertedStages, gpu: Gpu, precision: str) -> list[GpuInverted]:
+    """Those that registers suffice for."""
+    if precision in WORD_TILES:
+        depth = stages.expand.c if stages.expand else 0
+        k = stages.project.k if stages.project else 0
+        return [tile for tile, most_depth, most_k in WORD_TILES[precision] if depth <= most_depth and k <= most_k]
+    return [tile for tile in MATRIX_TILES if _registers(stages, tile, gpu, precision) <= MOST_REGISTERS]
 
 
 def _patch(stages: InvertedStages, config: GpuInverted) -> tuple[int, int]:
@@ -309,21 +315,22 @@ def _kept(stages: InvertedStages, config: GpuInverted) -> int:
 
 def _registers(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
     """Of a thread that has none in memory, fitted to what the compiler needs for MobileNets and EfficientNets."""
-    words = PRECISION_BYTES[precision] / 4
+    if precision in WORD_REGISTERS:
+        return WORD_REGISTERS[precision]
     sums = config.pixels * _kept(stages, config) / config.threads
     chunk = max(config.pixels, config.step) * config.chunk / config.threads
     found = max(56 + 2.6 * chunk, 44 + 1.5 * chunk + 1.5 * sums)
-    found += 0.5 * words * config.chunk * _kept(stages, config) / config.threads
+    found += 0.8 * config.chunk * _kept(stages, config) / config.threads
     if gpu.capability[0] < 9 and stages.expand is not None:
         # The matrix unit takes weights from registers, each warp all of them, if others leave room.
-        share = 1.0 if stages.project else 0.25
-        found += 8 + share * words * held(stages.expand.c, config.depth) * config.chunk / WARP_THREADS
-    return int(found * (1.45 if precision == "tf32" else 1))
+        share = 0.5 if stages.project else 0.125
+        found += 8 + share * held(stages.expand.c, config.depth) * config.chunk / WARP_THREADS
+    return int(found)
 
 
 def _resident(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
     """Blocks that a multiprocessor runs at a time."""
-    registers = padded(_registers(stages, config, gpu, precision), REGISTER_STEP)
+    registers = padded(_registers(stages, config, gpu, precision), REGISTER_STEP)  # no more than 256
     shared_bytes = _shared_bytes(stages, config, precision)
     fit = min(gpu.registers // (config.threads * registers), gpu.shared_bytes // shared_bytes)
     return max(1, min(MOST_RESIDENT, fit))
