@@ -95,9 +95,10 @@ MATRIX_TILES = (
 # memory beside a thread's registers; in exact products of f32 a thread holds both operands in them.
 WORD_TILES = {
     "tf32": ((GpuInverted(8, 8, 32, 64, 32, 32, 8, 1), 160, 128), (GpuInverted(4, 4, 16, 64, 32, 64, 4, 1), 192, 320)),
-    "f32": ((GpuInverted(4, 8, 16, 32, 16, 32, 4, 1), 64, 64), (GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 128, 192)),
+    "f32": ((GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 192, 192),),
 }
-WORD_REGISTERS = {"tf32": 255, "f32": 168}
+WORD_REGISTERS = {"tf32": 255, "f32": 128}
+FULL_PIXELS = 64  # what the asynchronous product of four warps takes at once
 MOST_CONFIGS = 6
 MOST_REGISTERS = 255
 REGISTER_STEP = 8  # in which they are given to threads
@@ -229,7 +230,7 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         }
         # Pointers that are not read are given all the same: a kernel has one signature.
         names = (stages.x, *stages.weights(), *stages.biases(), stages.residual, stages.scale, stages.added)
-        arguments = (*(name or Y for name in names), SCRATCH if buffer else Y, Y, items)
+        arguments: tuple[str | int, ...] = (*(name or Y for name in names), SCRATCH if buffer else Y, Y, items)
         types = {name: "f32" for name in (*stages.biases(), stages.scale) if name}
         launch = GpuLaunch(
             inverted_residual,
@@ -239,7 +240,8 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
             types,
             warps=config.warps,
             stages=config.stages,
-            registers=min(MOST_REGISTERS, registers),
+            # Without the matrix unit the compiler needs fewest if it is not told how many there are.
+            registers=0 if precision == "f32" else min(MOST_REGISTERS, registers),
         )
         return GpuImplementation((launch,), (Workspace(SCRATCH, programs * 2 * buffer),) if buffer else ())
 
@@ -270,12 +272,17 @@ def _stages(block: BlockSpec) -> InvertedStages:
 
 
 def _tiles(stages: InvertedStages, gpu: Gpu, precision: str) -> list[GpuInverted]:
-    """Those that registers suffice for."""
+    """Those that registers suffice for, and that are worth it."""
     if precision in WORD_TILES:
         depth = stages.expand.c if stages.expand else 0
         k = stages.project.k if stages.project else 0
-        return [tile for tile, most_depth, most_k in WORD_TILES[precision] if depth <= most_depth and k <= most_k]
-    return [tile for tile in MATRIX_TILES if _registers(stages, tile, gpu, precision) <= MOST_REGISTERS]
+        found = [tile for tile, most_depth, most_k in WORD_TILES[precision] if depth <= most_depth and k <= most_k]
+    else:
+        found = [tile for tile in MATRIX_TILES if _registers(stages, tile, gpu, precision) <= MOST_REGISTERS]
+    if stages.expand or precision == "f32":
+        return found
+    # A small one gives more blocks a part of the work, for a slower product behind: only an expansion is worth that.
+    return [tile for tile in found if tile.pixels >= FULL_PIXELS]
 
 
 def _patch(stages: InvertedStages, config: GpuInverted) -> tuple[int, int]:

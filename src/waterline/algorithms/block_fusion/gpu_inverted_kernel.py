@@ -4,8 +4,8 @@ Between the expansion and the depthwise convolution a chunk of hidden channels p
 that only its block of threads knows, as values of one pixel are wanted by threads of others.
 """
 
-# mypy: disable-error-code=assignment
-# Tuples in kernels grow, and Triton takes no types of local names.
+# mypy: disable-error-code="assignment,no-untyped-def"
+# Tuples in kernels grow, and functions of Triton's language have no types of Python's.
 from __future__ import annotations
 
 import triton
