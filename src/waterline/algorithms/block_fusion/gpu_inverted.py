@@ -24,7 +24,7 @@ Numerics: sums in f32; what enters a convolution is rounded to the layer's preci
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -32,6 +32,17 @@ from waterline.algorithms.base import Refusal
 from waterline.algorithms.block_fusion.gpu import last_constants, named_constants
 from waterline.algorithms.block_fusion.gpu_inverted_kernel import inverted_residual
 from waterline.algorithms.block_fusion.gpu_inverted_stages import InvertedStages, inverted_stages_of
+from waterline.algorithms.block_fusion.gpu_inverted_tiles import (
+    MOST_REGISTERS,
+    REGISTER_STEP,
+    GpuInverted,
+    item_count,
+    patch_of,
+    patch_pixels,
+    resident_blocks,
+    shared_bytes_of,
+    tiles_of,
+)
 from waterline.algorithms.block_fusion.gpu_kernels import held
 from waterline.algorithms.block_fusion.gpu_packing import matrix, padded
 from waterline.algorithms.depthwise.gpu import L1_BYTES, L2_BYTES
@@ -44,7 +55,7 @@ from waterline.algorithms.gpu import (
     Workspace,
     Y,
 )
-from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
+from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import Epilogue
@@ -53,57 +64,7 @@ SCRATCH = "scratch"
 INT32_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class GpuInverted:
-    """What a block of threads computes.
-
-    Attributes:
-        rows, columns: of the result's pixels. chunk: hidden channels at a time. step: pixels that are expanded at a
-            time.
-        depth, outputs: widest part of the expansion's depth, and of the projection's result.
-        stages: loads that are under way in the expansion.
-    """
-
-    rows: int
-    columns: int
-    chunk: int
-    step: int
-    depth: int
-    outputs: int
-    warps: int
-    stages: int
-
-    @property
-    def pixels(self) -> int:
-        return self.rows * self.columns
-
-    @property
-    def threads(self) -> int:
-        return WARP_THREADS * self.warps
-
-
-# On the matrix unit.
-MATRIX_TILES = (
-    GpuInverted(8, 16, 64, 128, 64, 64, 8, 2),
-    GpuInverted(8, 16, 32, 128, 64, 64, 8, 2),
-    GpuInverted(8, 8, 64, 64, 64, 64, 4, 2),
-    GpuInverted(4, 16, 64, 64, 64, 64, 4, 2),
-    GpuInverted(8, 8, 32, 64, 64, 64, 4, 2),
-    GpuInverted(4, 4, 32, 64, 64, 64, 4, 2),
-)
-# Of numbers of 32 bits, with the channels before an expansion and behind a projection up to which the compiler needs no
-# memory beside a thread's registers; in exact products of f32 a thread holds both operands in them.
-WORD_TILES = {
-    "tf32": ((GpuInverted(8, 8, 32, 64, 32, 32, 8, 1), 160, 128), (GpuInverted(4, 4, 16, 64, 32, 64, 4, 1), 192, 320)),
-    "f32": ((GpuInverted(4, 4, 16, 16, 16, 32, 4, 1), 192, 192),),
-}
-WORD_REGISTERS = {"tf32": 255, "f32": 128}
-FULL_PIXELS = 64  # what the asynchronous product of four warps takes at once
 MOST_CONFIGS = 6
-MOST_REGISTERS = 255
-REGISTER_STEP = 8  # in which they are given to threads
-MOST_RESIDENT = 4  # blocks of a multiprocessor, whose buffers its first-level cache holds
-
 MATRIX_EFFICIENCY = 0.5  # of the peak, of products that wait for a barrier after each chunk
 FILTER_EFFICIENCY = 0.4  # of the peak in f32: loads and conversions beside each multiplication
 IMAGE_EFFICIENCY = 0.25  # the same where taps read the image, with masks
@@ -133,8 +94,8 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
     def configs(self, block: BlockSpec, gpu: Gpu, precision: str) -> list[GpuInverted]:
         stages = _stages(block)
         found = []
-        for tile in _tiles(stages, gpu, precision):
-            if _shared_bytes(stages, tile, precision) > gpu.shared_bytes:
+        for tile in tiles_of(stages, gpu, precision):
+            if shared_bytes_of(stages, tile, precision) > gpu.shared_bytes:
                 continue
             # Loads under way hide how long they take, and pass by the first-level cache. Those of taps must be none:
             # each would have a place of its own in shared memory.
@@ -145,7 +106,7 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
     def cost(self, block: BlockSpec, config: GpuInverted, gpu: Gpu, precision: str) -> GpuCost:
         stages, elem_bytes = _stages(block), PRECISION_BYTES[precision]
         # As if all multiprocessors worked to the end.
-        items = -(-_items(stages, config) // gpu.multiprocessors) * gpu.multiprocessors
+        items = -(-item_count(stages, config) // gpu.multiprocessors) * gpu.multiprocessors
         chunks = items * (padded(stages.hidden, config.chunk) // config.chunk if stages.project else 1)
         outputs = chunks * config.pixels * config.chunk  # of the filter
         taps = stages.filter.taps
@@ -153,14 +114,14 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         efficiency = FILTER_EFFICIENCY if stages.expand else IMAGE_EFFICIENCY
         first_elems, second_elems = outputs * taps, 0  # that the first-level cache gives, and the second
         if stages.expand is not None:
-            depth, patch = held(stages.expand.c, config.depth), _patch_pixels(stages, config)
+            depth, patch = held(stages.expand.c, config.depth), patch_pixels(stages, config)
             product_flops += 2 * chunks * patch * config.chunk * depth
             # What is stored is written through, and read once from there if the first level keeps none of it. The image
             # is read again for each chunk, from the first level only where no loads are under way.
             second_elems += chunks * config.chunk * (2 * patch + depth)
             second_elems += (chunks if config.stages > 1 else items) * patch * stages.expand.c
         else:
-            rows, columns = _patch(stages, config)
+            rows, columns = patch_of(stages, config)
             second_elems += chunks * rows * columns * config.chunk
         if stages.project is not None:
             k = held(stages.project.k, config.outputs)
@@ -177,7 +138,7 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         )
         # Between barriers a block does one thing at a time: others of its multiprocessor do the rest meanwhile.
         longest = max(times)
-        seconds = longest + (sum(times) - longest) / (1 + _resident(stages, config, gpu, precision))
+        seconds = longest + (sum(times) - longest) / (1 + resident_blocks(stages, config, gpu, precision))
         return GpuCost(seconds, product_flops + filter_flops, moved_bytes)
 
     def implement(self, block: BlockSpec, config: GpuInverted, gpu: Gpu, precision: str) -> GpuImplementation:
@@ -185,13 +146,13 @@ class GpuInvertedResidual(GpuBlockAlgorithm):
         n, k, p, q = block.output
         if not n:
             return GpuImplementation(())
-        items = _items(stages, config)
-        resident = _resident(stages, config, gpu, precision)
+        items = item_count(stages, config)
+        resident = resident_blocks(stages, config, gpu, precision)
         programs = min(items, gpu.multiprocessors * resident)
         registers = gpu.registers // (config.threads * resident) // REGISTER_STEP * REGISTER_STEP
         inner, first = stages.filter, stages.first
-        buffer = _patch_pixels(stages, config) * config.chunk if stages.expand else 0
-        patch_rows, patch_columns = _patch(stages, config)
+        buffer = patch_pixels(stages, config) * config.chunk if stages.expand else 0
+        patch_rows, patch_columns = patch_of(stages, config)
         none = Epilogue()
         sizes = {
             "C": first.c,
@@ -269,78 +230,6 @@ def _stages(block: BlockSpec) -> InvertedStages:
     stages = inverted_stages_of(block)
     assert isinstance(stages, InvertedStages), stages
     return stages
-
-
-def _tiles(stages: InvertedStages, gpu: Gpu, precision: str) -> list[GpuInverted]:
-    """Those that registers suffice for, and that are worth it."""
-    if precision in WORD_TILES:
-        depth = stages.expand.c if stages.expand else 0
-        k = stages.project.k if stages.project else 0
-        found = [tile for tile, most_depth, most_k in WORD_TILES[precision] if depth <= most_depth and k <= most_k]
-    else:
-        found = [tile for tile in MATRIX_TILES if _registers(stages, tile, gpu, precision) <= MOST_REGISTERS]
-    if stages.expand or precision == "f32":
-        return found
-    # A small one gives more blocks a part of the work, for a slower product behind: only an expansion is worth that.
-    return [tile for tile in found if tile.pixels >= FULL_PIXELS]
-
-
-def _patch(stages: InvertedStages, config: GpuInverted) -> tuple[int, int]:
-    """Rows and columns of the image that a tile's taps read, a tile that is no larger than the result."""
-    inner = stages.filter
-    rows, columns = min(config.rows, inner.p), min(config.columns, inner.q)
-    return (
-        (rows - 1) * inner.stride[0] + (inner.r - 1) * inner.dilation[0] + 1,
-        (columns - 1) * inner.stride[1] + (inner.s - 1) * inner.dilation[1] + 1,
-    )
-
-
-def _patch_pixels(stages: InvertedStages, config: GpuInverted) -> int:
-    """Pixels that are expanded for a tile: whole steps."""
-    rows, columns = _patch(stages, config)
-    return padded(rows * columns, config.step)
-
-
-def _items(stages: InvertedStages, config: GpuInverted) -> int:
-    end = stages.end
-    tiles = end.n * -(-end.p // config.rows) * -(-end.q // config.columns)
-    return tiles if stages.project else tiles * -(-stages.hidden // config.chunk)
-
-
-def _shared_bytes(stages: InvertedStages, config: GpuInverted, precision: str) -> int:
-    """Of the operands of both products and of a chunk that changes its layout, at most."""
-    elems = config.chunk * max(config.pixels, config.step) + config.chunk * _kept(stages, config)
-    if stages.expand is not None:
-        elems += held(stages.expand.c, config.depth) * (config.chunk + config.stages * config.step)
-    return elems * PRECISION_BYTES[precision]
-
-
-def _kept(stages: InvertedStages, config: GpuInverted) -> int:
-    """Channels of sums that a tile has in registers."""
-    return held(stages.project.k, config.outputs) if stages.project else 0
-
-
-def _registers(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
-    """Of a thread that has none in memory, fitted to what the compiler needs for MobileNets and EfficientNets."""
-    if precision in WORD_REGISTERS:
-        return WORD_REGISTERS[precision]
-    sums = config.pixels * _kept(stages, config) / config.threads
-    chunk = max(config.pixels, config.step) * config.chunk / config.threads
-    found = max(56 + 2.6 * chunk, 44 + 1.5 * chunk + 1.5 * sums)
-    found += 0.8 * config.chunk * _kept(stages, config) / config.threads
-    if gpu.capability[0] < 9 and stages.expand is not None:
-        # The matrix unit takes weights from registers, each warp all of them, if others leave room.
-        share = 0.5 if stages.project else 0.125
-        found += 8 + share * held(stages.expand.c, config.depth) * config.chunk / WARP_THREADS
-    return int(found)
-
-
-def _resident(stages: InvertedStages, config: GpuInverted, gpu: Gpu, precision: str) -> int:
-    """Blocks that a multiprocessor runs at a time."""
-    registers = padded(_registers(stages, config, gpu, precision), REGISTER_STEP)  # no more than 256
-    shared_bytes = _shared_bytes(stages, config, precision)
-    fit = min(gpu.registers // (config.threads * registers), gpu.shared_bytes // shared_bytes)
-    return max(1, min(MOST_RESIDENT, fit))
 
 
 BLOCK_FUSION_INVERTED_GPU = GpuInvertedResidual()
