@@ -23,14 +23,16 @@ EPILOGUE = Epilogue(bias=True, before=Activation("silu"), residual=True)
 
 
 def parse_block(text: str) -> BlockSpec:
-    """A block whose convolutions all have biases and whose first product has an activation, its last a residual."""
-    names = text.split(",")
-    layers: list[ConvSpec | str] = []
-    for number, name in enumerate(names):
-        is_last = number == len(names) - 1
-        epilogue = Epilogue(bias=True, residual=is_last, after=EPILOGUE.before if number == len(names) - 2 else None)
-        layers.append(name if name in OPERATORS else ConvSpec.parse(name).with_epilogue(epilogue))
-    return block_of(*layers)
+    """A block whose convolutions all have biases, the last one a residual, the one before it an activation, and so has
+    one before a depthwise one."""
+    layers = [name if name in OPERATORS else ConvSpec.parse(name) for name in text.split(",")]
+    made: list[ConvSpec | str] = []
+    for number, layer in enumerate(layers):
+        behind = layers[number + 1 :]
+        is_active = len(behind) == 1 or any(isinstance(each, ConvSpec) and each.is_depthwise for each in behind[:1])
+        epilogue = Epilogue(bias=True, residual=not behind, after=EPILOGUE.before if is_active else None)
+        made.append(layer.with_epilogue(epilogue) if isinstance(layer, ConvSpec) else layer)
+    return block_of(*made)
 
 
 OPERATORS = ("norm", "scale", "add")
@@ -92,6 +94,7 @@ def main(name: str, precision: str, capability: int, *texts: str) -> None:
                         "kernel": launch.function.__name__,
                         "matrix_instructions": sorted(made.matrix_instructions),
                         "has_bulk_copies": made.has_bulk_copies,
+                        "has_constant_loads": "ld.global.nc" in made.ptx,
                         "shared_bytes": made.shared_bytes,
                         "shared_limit": gpu.shared_bytes,
                         "registers": usage.registers,

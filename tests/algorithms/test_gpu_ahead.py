@@ -26,6 +26,21 @@ LAYERS = {
         "n32_c96_h56_w56_k96_r7_s7_st1_pd3_dl1_g96,norm,n32_c96_h56_w56_k384_r1_s1_st1_pd0_dl1_g1,"
         "n32_c384_h56_w56_k96_r1_s1_st1_pd0_dl1_g1",
     ),
+    # Of MobileNetV2, the first without an expansion, and of EfficientNet-B0, up to the squeeze where there is one.
+    "block_fusion:inverted": (
+        "n32_c32_h112_w112_k32_r3_s3_st1_pd1_dl1_g32,n32_c32_h112_w112_k16_r1_s1_st1_pd0_dl1_g1",
+        "n32_c16_h112_w112_k96_r1_s1_st1_pd0_dl1_g1,n32_c96_h112_w112_k96_r3_s3_st2_pd1_dl1_g96,"
+        "n32_c96_h56_w56_k24_r1_s1_st1_pd0_dl1_g1",
+        "n32_c24_h56_w56_k144_r1_s1_st1_pd0_dl1_g1,n32_c144_h56_w56_k144_r3_s3_st1_pd1_dl1_g144,"
+        "n32_c144_h56_w56_k24_r1_s1_st1_pd0_dl1_g1",
+        "n32_c64_h14_w14_k384_r1_s1_st1_pd0_dl1_g1,n32_c384_h14_w14_k384_r3_s3_st1_pd1_dl1_g384,"
+        "n32_c384_h14_w14_k96_r1_s1_st1_pd0_dl1_g1",
+        "n32_c160_h7_w7_k960_r1_s1_st1_pd0_dl1_g1,n32_c960_h7_w7_k960_r3_s3_st1_pd1_dl1_g960,"
+        "n32_c960_h7_w7_k160_r1_s1_st1_pd0_dl1_g1",
+        "n32_c24_h56_w56_k144_r1_s1_st1_pd0_dl1_g1,n32_c144_h56_w56_k144_r5_s5_st2_pd2_dl1_g144",
+        "n32_c80_h14_w14_k480_r1_s1_st1_pd0_dl1_g1,n32_c480_h14_w14_k480_r5_s5_st1_pd2_dl1_g480",
+        "n32_c192_h7_w7_k1152_r1_s1_st1_pd0_dl1_g1,n32_c1152_h7_w7_k1152_r3_s3_st1_pd1_dl1_g1152",
+    ),
     "grouped": ("n64_c64_h56_w56_k64_r3_s3_st1_pd1_dl1_g8", "n32_c256_h28_w28_k256_r3_s3_st2_pd1_dl1_g8"),
     "depthwise": ("n64_c96_h56_w56_k96_r7_s7_st1_pd3_dl1_g96", "n1_c960_h14_w14_k960_r3_s3_st2_pd1_dl1_g960"),
 }
@@ -50,3 +65,4 @@ def test_kernels_compile_well(name: str, capability: int, precision: str):
         assert made["shared_bytes"] <= made["shared_limit"], made
         if precision != "f32" and name not in WITHOUT_PRODUCTS:
             assert MATRIX_INSTRUCTION[capability] in made["matrix_instructions"], made
+        assert not made["has_constant_loads"], made  # of memory that a kernel may write and read

@@ -17,6 +17,7 @@ import torch
 
 from waterline.algorithms.base import Refusal
 from waterline.codegen.gpu.kernel import GpuCall
+from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
 
@@ -59,12 +60,13 @@ class GpuImplementation:
 
     def run(self, tensors: Mapping[str, torch.Tensor], precision: str) -> None:
         """Runs on tensors by name, all of one device; workspaces are made here."""
-        device = tensors[X].device
+        first = next(iter(tensors.values()))
+        device = first.device
         made = {
             each.name: torch.empty(each.elems, dtype=TORCH_TYPES[each.precision or precision], device=device)
             for each in self.workspaces
         }
-        with torch.cuda.device_of(tensors[X]):
+        with torch.cuda.device_of(first):
             for launch in self.launches:
                 launch.run({**tensors, **made})
 
@@ -107,6 +109,35 @@ class GpuAlgorithm:
         raise NotImplementedError
 
 
+class GpuBlockAlgorithm:
+    """What `GpuAlgorithm` is for a convolution, for a block.
+
+    Tensors of launches: the block's inputs "0", "1", ... and "y", images NHWC of the layer's precision, vectors of
+    channels in f32; by the layer's number in the block, "weight0" as packed and "bias0" (f32).
+    """
+
+    name: str
+
+    def refuse(self, block: BlockSpec, gpu: Gpu, precision: str) -> Refusal | None:
+        raise NotImplementedError
+
+    def configs(self, block: BlockSpec, gpu: Gpu, precision: str) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def cost(self, block: BlockSpec, config: Any, gpu: Gpu, precision: str) -> GpuCost:
+        raise NotImplementedError
+
+    def implement(self, block: BlockSpec, config: Any, gpu: Gpu, precision: str) -> GpuImplementation:
+        raise NotImplementedError
+
+    def pack(
+        self, block: BlockSpec, config: Any, weights: Sequence[torch.Tensor | None], precision: str
+    ) -> dict[str, torch.Tensor]:
+        """The weights (k, c/g, r, s) in f32, one for each layer of the block (None for operators), as launches read
+        them."""
+        raise NotImplementedError
+
+
 def roofline(flops: float, moved_bytes: float, gpu: Gpu, precision: str, efficiency: float = 1.0) -> GpuCost:
     """The time of arithmetic at a share of the peak or of memory, whichever is longer."""
     seconds = max(flops / (gpu.peak(precision) * efficiency), moved_bytes / gpu.memory_bytes_per_s)
@@ -119,6 +150,7 @@ __all__ = [
     "RESIDUAL",
     "TORCH_TYPES",
     "GpuAlgorithm",
+    "GpuBlockAlgorithm",
     "GpuCost",
     "GpuImplementation",
     "Workspace",

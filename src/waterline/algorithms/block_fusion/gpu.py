@@ -20,9 +20,8 @@ operations. Numerics: sums in f32; what enters a product is rounded to the layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -30,8 +29,7 @@ from waterline.algorithms.base import Refusal
 from waterline.algorithms.block_fusion.gpu_kernels import block_fusion, held
 from waterline.algorithms.block_fusion.gpu_packing import by_taps, is_depthwise, matrix, padded, span
 from waterline.algorithms.block_fusion.gpu_stages import Stages, stages_of
-from waterline.algorithms.gpu import INPUT_PRECISION, TORCH_TYPES, GpuCost, GpuImplementation, Y
-from waterline.codegen.gpu.epilogue import constants
+from waterline.algorithms.gpu import INPUT_PRECISION, TORCH_TYPES, GpuBlockAlgorithm, GpuCost, GpuImplementation, Y
 from waterline.codegen.gpu.kernel import GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
@@ -94,12 +92,8 @@ DEPTHWISE_EFFICIENCY = 0.25  # of the peak in f32: loads, masks and conversions 
 PIXELS_TO_HIDE_WEIGHTS = 64  # at which a tile waits for weights from the second-level cache as long as it computes
 
 
-class GpuBlockFusion:
-    """What `GpuAlgorithm` is for a convolution, for a `BlockSpec`.
-
-    Tensors of launches: the block's inputs "0", "1", ... and "y", images NHWC of the layer's precision, vectors of
-    channels in f32; by the layer's number in the block, "weight0" as packed and "bias0" (f32).
-    """
+class GpuBlockFusion(GpuBlockAlgorithm):
+    """Of products that follow each other."""
 
     name = "block_fusion"
 
@@ -227,12 +221,12 @@ class GpuBlockFusion:
             "MOST_DEPTH": config.depth,
             "MOST_K": config.outputs,
             "PRECISION": INPUT_PRECISION[precision],
-            **_named("FRONT", window.epilogue if front else Epilogue(), has_residual=False),
-            **_named("EXPAND", stages.expand.epilogue, has_residual=False),
-            **_named("PROJECT", stages.project.epilogue, has_residual=True),
+            "FRONT_EPILOGUE": window.epilogue if front else Epilogue(),
+            "EXPAND_EPILOGUE": stages.expand.epilogue,
+            "PROJECT_EPILOGUE": stages.project.epilogue,
             "HAS_SCALE": bool(stages.scale),
             "HAS_ADDED": bool(stages.added),
-            **_last(stages),
+            "LAST": stages.last,
         }
         vectors = (stages.norm_scale, stages.norm_bias, stages.scale)
         biases = (stages.bias(i) for i in (stages.front_number, stages.expand_number, stages.project_number))
@@ -246,8 +240,6 @@ class GpuBlockFusion:
     def pack(
         self, block: BlockSpec, config: GpuBlock, weights: Sequence[torch.Tensor | None], precision: str
     ) -> dict[str, torch.Tensor]:
-        """The weights (k, c/g, r, s) in f32, one for each layer of the block (None for operators), as launches read
-        them."""
         stages, dtype = _stages(block), TORCH_TYPES[precision]
 
         def of(number: int) -> torch.Tensor:
@@ -296,20 +288,6 @@ def _tile_count(block: BlockSpec, config: GpuBlock) -> int:
     if not config.columns:
         return -(-n * p * q // config.pixels)
     return -(-q // config.columns) * -(-n * p // (config.pixels // config.columns))
-
-
-def _named(prefix: str, epilogue: Epilogue, *, has_residual: bool) -> Mapping[str, Any]:
-    """The constants of an epilogue under names of their own."""
-    found = {f"{prefix}_{name}": value for name, value in constants(epilogue).items()}
-    if not has_residual:
-        del found[f"{prefix}_HAS_RESIDUAL"]
-    return found
-
-
-def _last(stages: Stages) -> Mapping[str, Any]:
-    """The activation behind everything."""
-    made = constants(Epilogue(after=stages.last))
-    return {name.replace("AFTER", "LAST"): value for name, value in made.items() if name.startswith("AFTER")}
 
 
 BLOCK_FUSION_GPU = GpuBlockFusion()

@@ -167,6 +167,45 @@ def normalised(inputs, mean, factor, scale, bias, SIZE: tl.constexpr, MOST: tl.c
 
 
 @triton.jit
+def store_results(
+    sums,
+    bias,
+    residual,
+    scale,
+    added,
+    y,
+    pixel,
+    is_pixel,
+    channel,
+    K: tl.constexpr,
+    EPILOGUE: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    HAS_ADDED: tl.constexpr,
+    LAST: tl.constexpr,
+):
+    """Some channels of the last convolution: its epilogue, what stands behind it in the block, the only store."""
+    is_channel = channel < K
+    places = pixel[:, None] * K + channel[None, :]
+    is_place = is_pixel[:, None] & is_channel[None, :]
+    out = finish(
+        sums,
+        bias,
+        residual,
+        channel,
+        is_channel,
+        places,
+        is_place,
+        EPILOGUE,
+    )
+    if HAS_SCALE:
+        out *= tl.load(scale + channel, is_channel, 0.0).to(tl.float32)[None, :]
+    if HAS_ADDED:
+        out += tl.load(added + places, is_place, 0.0).to(tl.float32)
+    out = activate(out, LAST)
+    tl.store(y + places, out.to(y.dtype.element_ty), is_place)
+
+
+@triton.jit
 def block_fusion(
     x,
     front_weight,
@@ -211,33 +250,12 @@ def block_fusion(
     MOST_DEPTH: tl.constexpr,
     MOST_K: tl.constexpr,
     PRECISION: tl.constexpr,
-    FRONT_HAS_BIAS: tl.constexpr,
-    FRONT_BEFORE: tl.constexpr,
-    FRONT_BEFORE_A: tl.constexpr,
-    FRONT_BEFORE_B: tl.constexpr,
-    FRONT_AFTER: tl.constexpr,
-    FRONT_AFTER_A: tl.constexpr,
-    FRONT_AFTER_B: tl.constexpr,
-    EXPAND_HAS_BIAS: tl.constexpr,
-    EXPAND_BEFORE: tl.constexpr,
-    EXPAND_BEFORE_A: tl.constexpr,
-    EXPAND_BEFORE_B: tl.constexpr,
-    EXPAND_AFTER: tl.constexpr,
-    EXPAND_AFTER_A: tl.constexpr,
-    EXPAND_AFTER_B: tl.constexpr,
-    PROJECT_HAS_BIAS: tl.constexpr,
-    PROJECT_BEFORE: tl.constexpr,
-    PROJECT_BEFORE_A: tl.constexpr,
-    PROJECT_BEFORE_B: tl.constexpr,
-    PROJECT_HAS_RESIDUAL: tl.constexpr,
-    PROJECT_AFTER: tl.constexpr,
-    PROJECT_AFTER_A: tl.constexpr,
-    PROJECT_AFTER_B: tl.constexpr,
+    FRONT_EPILOGUE: tl.constexpr,
+    EXPAND_EPILOGUE: tl.constexpr,
+    PROJECT_EPILOGUE: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ADDED: tl.constexpr,
     LAST: tl.constexpr,
-    LAST_A: tl.constexpr,
-    LAST_B: tl.constexpr,
 ):
     """y = last(project(act(expand(norm(front(x))))) * scale + added), where front, norm, scale and added may be absent.
 
@@ -314,14 +332,7 @@ def block_fusion(
                 is_channel,
                 channel,
                 is_channel,
-                FRONT_HAS_BIAS,
-                FRONT_BEFORE,
-                FRONT_BEFORE_A,
-                FRONT_BEFORE_B,
-                False,
-                FRONT_AFTER,
-                FRONT_AFTER_A,
-                FRONT_AFTER_B,
+                FRONT_EPILOGUE,
             )
         if HAS_NORM:
             mean, squares = with_part(
@@ -360,14 +371,7 @@ def block_fusion(
             is_hidden,
             hidden,
             is_hidden,
-            EXPAND_HAS_BIAS,
-            EXPAND_BEFORE,
-            EXPAND_BEFORE_A,
-            EXPAND_BEFORE_B,
-            False,
-            EXPAND_AFTER,
-            EXPAND_AFTER_A,
-            EXPAND_AFTER_B,
+            EXPAND_EPILOGUE,
         )
         active = h.to(y.dtype.element_ty)
         grown = ()
@@ -378,33 +382,32 @@ def block_fusion(
         sums = grown
 
     for part in tl.static_range(part_count(K, MOST_K)):
-        channel = channels(K, MOST_K, part)
-        is_channel = channel < K
-        places = pixel[:, None] * K + channel[None, :]
-        is_place = is_pixel[:, None] & is_channel[None, :]
-        out = finish(
+        store_results(
             sums[part],
             project_bias,
             residual,
-            channel,
-            is_channel,
-            places,
-            is_place,
-            PROJECT_HAS_BIAS,
-            PROJECT_BEFORE,
-            PROJECT_BEFORE_A,
-            PROJECT_BEFORE_B,
-            PROJECT_HAS_RESIDUAL,
-            PROJECT_AFTER,
-            PROJECT_AFTER_A,
-            PROJECT_AFTER_B,
+            scale,
+            added,
+            y,
+            pixel,
+            is_pixel,
+            channels(K, MOST_K, part),
+            K,
+            PROJECT_EPILOGUE,
+            HAS_SCALE,
+            HAS_ADDED,
+            LAST,
         )
-        if HAS_SCALE:
-            out *= tl.load(scale + channel, is_channel, 0.0).to(tl.float32)[None, :]
-        if HAS_ADDED:
-            out += tl.load(added + places, is_place, 0.0).to(tl.float32)
-        out = activate(out, LAST, LAST_A, LAST_B)
-        tl.store(y + places, out.to(y.dtype.element_ty), is_place)
 
 
-__all__ = ["LEAST_WIDTH", "block_fusion", "held", "parts"]
+__all__ = [
+    "LEAST_WIDTH",
+    "block_fusion",
+    "channels",
+    "depthwise_sums",
+    "held",
+    "part_count",
+    "part_width",
+    "parts",
+    "store_results",
+]

@@ -55,6 +55,8 @@ class GpuLaunch:
         constants: its compile-time arguments.
         types: of the tensors that are not of the layer's own precision, by name: "f32", "i32".
         warps: of a block. stages: loads that are under way in its loops.
+        registers: of a thread at most, for as many blocks on a multiprocessor as the grid was made for; 0: as the
+            compiler likes.
     """
 
     function: Any
@@ -64,13 +66,14 @@ class GpuLaunch:
     types: Mapping[str, str] = field(default_factory=dict)
     warps: int = 4
     stages: int = 2
+    registers: int = 0
 
     def run(self, tensors: Mapping[str, Any]) -> None:
         """Starts it on tensors of PyTorch, by name."""
         if not is_interpreted():
             triton.set_allocator(_allocate)  # remembered for each thread, and autograd has threads of its own
         given = [tensors[each] if isinstance(each, str) else each for each in self.arguments]
-        self.function[self.grid](*given, **self.constants, num_warps=self.warps, num_stages=self.stages)
+        self.function[self.grid](*given, **self.constants, **self._options())
 
     def warm(self, precision: str) -> None:
         """Compiles it for this process's GPU without starting it, as `run` would on aligned tensors, and keeps it for
@@ -103,9 +106,12 @@ class GpuLaunch:
             if isinstance(argument, str) or argument % ALIGNMENT_BYTES == 0:
                 aligned[places[name],] = [["tt.divisibility", ALIGNMENT_BYTES]]
         source = ASTSource(self.function, signature, constexprs=dict(self.constants), attrs=aligned)
-        options = {"num_warps": self.warps, "num_stages": self.stages}
-        made = triton.compile(source, target=GPUTarget("cuda", capability, WARP_THREADS), options=options)
+        made = triton.compile(source, target=GPUTarget("cuda", capability, WARP_THREADS), options=self._options())
         return Compiled(made.asm["ptx"], made.asm["cubin"], int(made.metadata.shared))
+
+    def _options(self) -> dict[str, int]:
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return {**options, "maxnreg": self.registers} if self.registers else options
 
 
 @dataclass(frozen=True)
