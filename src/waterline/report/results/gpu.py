@@ -94,13 +94,13 @@ def tables(found: Sequence[Record]) -> list[Table]:
         of = [record for record in found if record.get("protocol") == protocol]
         groups = [group for group in grouped(of) if ours(group) is not None]
         if groups:
-            tables_of = make(groups)
+            tables_of = [table for table in make(groups) if table.rows]
             failed = sum("error" in record for record in of)
             wrong = sum(record.get("disagreement", 0) > 1 for record in of)
             if failed or wrong:
                 tables_of[-1].notes.append(f"Not in the tables: {failed} that failed, {wrong} that were wrong.")
             made += tables_of
-    return [table for table in made if table.rows]
+    return made
 
 
 # ---- parts of a comparison ------------------------------------------------------------------------------------------
