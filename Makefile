@@ -63,7 +63,8 @@ fuzz: $(VENV)/test.stamp
 	@WATERLINE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -k fuzz --timeout=0
 
 gpu: $(VENV)/test.stamp
-	@WATERLINE_TEST_PRECISIONS=bf16,f16,tf32,f32 $(BIN)/python -m pytest tests/algorithms/test_gpu_ahead.py
+	@WATERLINE_TEST_PRECISIONS=bf16,f16,tf32,f32 $(BIN)/python -m pytest tests/algorithms/test_gpu_ahead.py \
+	    tests/algorithms/test_gpu_dense_gradients.py -k compile
 
 networks: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0

@@ -20,7 +20,6 @@ from algorithms.guards import Guarded
 from waterline import reference
 from waterline.algorithms.block_fusion import BLOCK_FUSION, model
 from waterline.algorithms.block_fusion.cpu import BANDS, BlockKernel
-from waterline.algorithms.block_fusion.model import BlockConfig
 from waterline.api import environment
 from waterline.codegen.cpu.clock import COUNTER_BYTES
 from waterline.codegen.cpu.kernel import Call
@@ -136,9 +135,11 @@ def fusing(strip_rows: int | None = None, *, window_strips: int = 3) -> Iterator
         window_strips: see `model.WINDOW_STRIPS`, where they fit the cache; 1: buffers hold no row more than they must.
     """
 
-    def priced(block: BlockSpec, machine: Machine) -> list[tuple[BlockConfig, float, int]] | str:
+    def priced(block: BlockSpec, machine: Machine) -> list[blocks.Way] | str:
         refusal = BLOCK_FUSION.refuse(block, machine)
-        return refusal.reason if refusal else [(BLOCK_FUSION.configs(block, machine)[0], 0.0, 0)]
+        return (
+            refusal.reason if refusal else [blocks.Way(BLOCK_FUSION.name, BLOCK_FUSION.configs(block, machine)[0], 0.0)]
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_priced", priced)

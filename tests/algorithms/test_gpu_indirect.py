@@ -172,3 +172,25 @@ def test_boxes_are_refused():
             INDIRECT_GPU.implement(layer(text), BOXES[0], gpu, "f16")
         assert all(config.loads != "boxes" for config in INDIRECT_GPU.configs(layer(text), gpu, "f16"))
     assert refuse_boxes(layer("n1_c12_h4_w4_k8_r3_s3_st1_pd1_dl1_g1"), H200, "tf32") is None
+
+
+@pytest.mark.parametrize("config", [TAPS, RUNS, BOXES[0], BOXES[2]], ids=str)
+@pytest.mark.parametrize("splits", [2, 5])
+def test_a_depth_in_parts(config: IndirectConfig, splits: int):
+    """Several taps and chunks of channels, boxes that see nothing through some taps, more parts than steps."""
+    epilogue = Epilogue(bias=True, before=Activation("relu"), residual=True, after=Activation("clip", (-3.0, 9.0)))
+    split = replace(config, tile=replace(TILE, splits=splits))
+    check(INDIRECT_GPU, layer("n2_c24_h4_w4_k20_r3_s3_st1_pd1_dl1_g1", epilogue), split)
+    check(INDIRECT_GPU, layer("n1_c8_h2_w2_k17_r1_s1_st1_pd0_dl1_g1"), split)
+
+
+def test_parts_of_groups():
+    split = replace(TAPS, tile=replace(TILE, splits=3))
+    check(INDIRECT_GPU, layer("n1_c32_h3_w5_k48_r3_s3_st1_pd1_dl1_g2", Epilogue(bias=True)), split)
+
+
+def test_depths_are_split_where_tiles_are_few():
+    few, many = (layer(f"n{n}_c512_h7_w7_k512_r3_s3_st1_pd1_dl1_g1") for n in (1, 128))
+    splits = [INDIRECT_GPU.configs(spec, H200, "bf16")[0].tile.splits for spec in (few, many)]
+    assert splits[0] > 1
+    assert splits[1] == 1

@@ -162,7 +162,7 @@ def report(net: waterline.CompiledNetwork) -> Report:
 
 
 def test_a_measured_analysis_has_the_rows_of_the_report(net: waterline.CompiledNetwork, report: Report):
-    analysis = of_report(net.plan, net._machine, report)
+    analysis = of_report(net.plan, net._engine.rates, report)
     assert analysis.is_measured
     assert (analysis.network, analysis.machine, analysis.threads) == (report.network, report.machine, report.threads)
     assert analysis.peak_flops_per_s == report.peak_flops_per_s
@@ -184,7 +184,7 @@ def test_a_measured_analysis_has_the_rows_of_the_report(net: waterline.CompiledN
 
 
 def test_a_measured_analysis_has_the_same_bounds_as_a_predicted_one(net: waterline.CompiledNetwork, report: Report):
-    measured, planned = of_report(net.plan, net._machine, report), net.analyse()
+    measured, planned = of_report(net.plan, net._engine.rates, report), net.analyse()
     assert not planned.is_measured
     assert [layer.bound_ns for layer in measured.layers] == [layer.bound_ns for layer in planned.layers]
     assert [layer.predicted_ns for layer in measured.layers] == [layer.time_ns for layer in planned.layers]
@@ -192,8 +192,8 @@ def test_a_measured_analysis_has_the_same_bounds_as_a_predicted_one(net: waterli
 
 
 def test_reports_of_something_else(net: waterline.CompiledNetwork, report: Report):
-    other = plan(bottleneck(16, 8, 8), net._machine, ALONE)
+    other = plan(bottleneck(16, 8, 8), net._engine.rates, ALONE)
     with pytest.raises(InvalidArgument, match="is not one of this plan"):
-        of_report(other, net._machine, report)
+        of_report(other, net._engine.rates, report)
     with pytest.raises(InvalidArgument, match="is not one of this plan"):
-        of_report(net.plan, net._machine, replace(report, machine="another"))
+        of_report(net.plan, net._engine.rates, replace(report, machine="another"))

@@ -287,7 +287,7 @@ def test_dtypes_that_are_not_computed(dtype: Any) -> None:
         waterline.compile(graph(), dtype=dtype)
 
 
-@pytest.mark.parametrize("device", ["cuda", "gpu", None])
+@pytest.mark.parametrize("device", ["cuda0", "gpu", None])
 def test_devices_that_are_not_served(device: Any) -> None:
     with pytest.raises(InvalidArgument, match="device"):
         waterline.compile(graph(), device=device)

@@ -25,7 +25,15 @@ NETWORKS = (efficiency.CONVNEXT, efficiency.CONVFIRST, "mobilenet_v2")
 
 
 def run(**changes: object) -> list[Record]:
-    given = {"network": ",".join(NETWORKS), "batch": [1], "image_size": 32, "threads": [1], "seconds": 0.05}
+    given = {
+        "network": ",".join(NETWORKS),
+        "batch": [1],
+        "image_size": 32,
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": [1],
+        "seconds": 0.05,
+    }
     arguments = argparse.Namespace(**(given | changes))
     return [
         record for found in find("efficiency").measure(arguments, environment.machine(), Strict()) for record in found
@@ -126,7 +134,7 @@ def test_a_machine_with_the_peak_of_the_day(threads: int) -> None:
 
 
 def test_layers_have_their_own_medians() -> None:
-    subject = efficiency_network.Subject.prepare("mobilenet_v2", 1, 1, 32)
+    subject = efficiency_network.Subject.prepare("mobilenet_v2", 1, 1, image_size=32)
     for _ in range(3):
         subject.profile()
     merged = median_report(subject.reports)

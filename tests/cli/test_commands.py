@@ -159,7 +159,7 @@ def test_a_failed_check_is_status_1(call, small_model: Path, monkeypatch: pytest
     from waterline.cli import check
     from waterline.reference import compare
 
-    monkeypatch.setattr(check, "check_network", lambda *_: {"scores": compare([1.0], [2.0], 0.1)})
+    monkeypatch.setattr(check, "check_network", lambda *_, **__: {"scores": compare([1.0], [2.0], 0.1)})
     result = call("check", small_model)
     assert result.returncode == 1
     assert result.stdout.startswith("FAILED")

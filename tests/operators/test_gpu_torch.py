@@ -226,16 +226,26 @@ def placed(view: TensorView, kind: torch.dtype) -> tuple[torch.Tensor, torch.Ten
 
 
 def check(
-    case: Case, *kinds: str, arrays: Sequence[np.ndarray] | None = None, relative: float = 1e-6, absolute: float = 2e-6
+    case: Case,
+    *kinds: str,
+    output_kind: str = "",
+    arrays: Sequence[np.ndarray] | None = None,
+    relative: float = 1e-6,
+    absolute: float = 2e-6,
 ) -> None:
-    """Computes the case on inputs of these types (the last of them is that of all others, the first the output's)."""
+    """Computes the case and compares.
+
+    Args:
+        kinds: types of the inputs; the last is that of all that follow. output_kind: of the output, else the first's.
+        relative, absolute: the error allowed before the result is rounded to its type.
+    """
     arrays = case.arrays() if arrays is None else arrays
     kinds = kinds + (kinds[-1],) * (len(arrays) - len(kinds))
-    inputs = []
-    for array, view, kind in zip(arrays, case.views(), kinds, strict=False):
-        inputs.append(placed(view, TYPES[kind])[1])
-        inputs[-1].copy_(torch.from_numpy(np.asarray(array)))
-    memory, output = placed(case.output(), TYPES[kinds[0]])
+    output_kind = output_kind or kinds[0]
+    inputs = [placed(view, TYPES[kind])[1] for view, kind in zip(case.views(), kinds, strict=False)]
+    for x, array in zip(inputs, arrays, strict=True):
+        x.copy_(torch.from_numpy(np.asarray(array)))
+    memory, output = placed(case.output(), TYPES[output_kind])
     guards = torch.ones(memory.shape, dtype=torch.bool)
     guards.as_strided(output.shape, output.stride(), GUARD_ELEMS).fill_(False)
 
@@ -243,8 +253,8 @@ def check(
 
     assert memory[guards].isnan().all(), "written outside the tensor"
     expected = evaluate(case.op, [x.double().numpy() for x in inputs])
-    bound = absolute + TINY[kinds[0]] + (relative + STORE_EPS[kinds[0]]) * np.abs(expected)
-    actual = output.numpy() if kinds[0] == "f16" else output.float().numpy()
+    bound = absolute + TINY[output_kind] + (relative + STORE_EPS[output_kind]) * np.abs(expected)
+    actual = output.numpy() if output_kind == "f16" else output.float().numpy()
     found = compare(actual, expected, bound)
     assert found.is_within, str(found)
 
@@ -271,6 +281,14 @@ def test_cases(each: Case, kind: str) -> None:
 @pytest.mark.parametrize("each", [each for each in CASES if len(each.shapes) > 1], ids=str)
 def test_constants_in_f32(each: Case, kind: str) -> None:
     check(each, kind, "f32", arrays=positive(each))
+
+
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value", "ignore:overflow")
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("each", CASES, ids=str)
+def test_nothing_is_rounded_before_the_output(each: Case, kind: str) -> None:
+    """Halves into f32, with the error of f32; on a CPU, matrices of halves are multiplied in f32 as well."""
+    check(each, kind, output_kind="f32", arrays=positive(each), relative=2e-6, absolute=1e-5)
 
 
 @pytest.mark.parametrize("kind", TYPES)

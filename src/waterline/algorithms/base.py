@@ -80,6 +80,7 @@ class Algorithm(Generic[SpecT, ViewsT]):
 
     name: str = ""
     variants: tuple[str, ...] = ()
+    is_last_resort: bool = False  # taken only where no other algorithm serves
     mixes_pixels: bool = False  # whether the rounding of a pixel reaches others, see `reference.conv_bound`
 
     def refuse(self, spec: SpecT, machine: Machine) -> Refusal | None:

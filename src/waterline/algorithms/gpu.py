@@ -58,14 +58,15 @@ class GpuImplementation:
     workspaces: tuple[Workspace, ...] = field(default=())
 
     def run(self, tensors: Mapping[str, torch.Tensor], precision: str) -> None:
-        """Runs on tensors by name; workspaces are made here."""
+        """Runs on tensors by name, all of one device; workspaces are made here."""
         device = tensors[X].device
         made = {
             each.name: torch.empty(each.elems, dtype=TORCH_TYPES[each.precision or precision], device=device)
             for each in self.workspaces
         }
-        for launch in self.launches:
-            launch.run({**tensors, **made})
+        with torch.cuda.device_of(tensors[X]):
+            for launch in self.launches:
+                launch.run({**tensors, **made})
 
 
 class GpuAlgorithm:
@@ -73,6 +74,7 @@ class GpuAlgorithm:
     algorithms of their own, with their whole names."""
 
     name: str
+    is_last_resort: bool = False  # taken only where no other algorithm serves
 
     def label(self, config: Any) -> str:
         return self.name

@@ -52,7 +52,7 @@ def compile(
     environment.verbose()
     engine = make_engine(device, dtype, num_threads)
     checked = parse_options(options, engine.algorithm_names)
-    source = read_source(model, example_inputs)
+    source = read_source(*engine.readable(model, example_inputs))
     source.graph.dtype = engine.dtype
     measured = tuned(source.graph, engine, checked) if checked.is_tuned else None
     return CompiledNetwork(source, engine, checked, measured)
@@ -75,7 +75,7 @@ def make_plan(
     engine = make_engine(device, dtype, num_threads)
     checked = parse_options(options, engine.algorithm_names)
     measured = engine.measured_layers().measurements() if checked.is_tuned else None
-    graph = read_source(model, example_inputs).graph
+    graph = read_source(*engine.readable(model, example_inputs)).graph
     graph.dtype = engine.dtype
     return plan(graph, engine.target, checked.plan, measured)
 

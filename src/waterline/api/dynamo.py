@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ Runner = Callable[..., Sequence[Any]]
 def backend(
     gm: fx.GraphModule, example_inputs: Sequence[Any], *, options: dict[str, Any] | None = None, mode: str | None = None
 ) -> Callable[..., Sequence[Any]]:
-    """Compile one subgraph for inference on the CPU.
+    """Compile one subgraph for inference, on the CPU or with `device="cuda"` on a GPU.
 
     Args:
         options: those of `waterline.compile` together with its `device`, `dtype` and `num_threads`:
@@ -61,6 +62,7 @@ class _Subgraph:
     def __init__(self, gm: fx.GraphModule, keywords: dict[str, Any]) -> None:
         self._gm = gm
         self._keywords = keywords
+        self._is_on_gpu = not str(keywords.get("device", "cpu")).startswith("cpu")
         placeholders = [node for node in gm.graph.nodes if node.op == "placeholder"]
         self._frozen = {i: str(node.target) for i, node in enumerate(placeholders) if _is_parameter(node)}
         self._boxed = {i for i, node in enumerate(placeholders) if _is_boxed_number(node)}
@@ -76,7 +78,7 @@ class _Subgraph:
         try:
             if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
                 raise _Unfit("gradients are needed; call it under torch.inference_mode() or torch.no_grad()")
-            _check_tensors(given)
+            self._check_tensors(given)
             runner = self._runner(args, given)
         except _Unfit as reason:
             self._tell(str(reason))
@@ -155,7 +157,8 @@ class _Subgraph:
             raise _Unfit("it has no tensor for input")
         try:
             numbers = {i: x for i, x in zip(self._given, given, strict=True) if not isinstance(x, torch.Tensor)}
-            program = capture.trace(_Bound(self._gm, args, self._frozen, numbers), tensors, {})
+            bound = _Bound(self._gm, args, self._frozen, numbers, self._readable)
+            program = capture.trace(bound, tuple(self._readable(x) for x in tensors), {})
             if capture.mutates_inputs(program):
                 raise _Unfit("it writes to its inputs")
             program, reading = read_program(program, "subgraph")
@@ -167,32 +170,59 @@ class _Subgraph:
         if reading.graph is None:
             refusal = importer.refusal(reading.refused)
             self._is_sized = True  # the operators between the parts are those of the traced shapes
-            runner = partition.partition(program, reading.refused, self._engine)
+            runner = partition.partition(program, reading.refused, partial(self._engine, tensors[0].dtype))
             if runner is None:
                 raise _Unfit(refusal.message)
             self._tell(f"in parts, because {refusal.message}")
             return runner
         if not partition.is_worthwhile(reading.graph):
             raise _Unfit("it has no layer that is worth a call")
-        engine = self._engine(reading.graph)
+        engine = self._engine(tensors[0].dtype, reading.graph)
         return lambda *inputs: reading.arrange(engine(*inputs))
 
-    def _engine(self, graph: Graph) -> Runner:
-        """A graph's engine as a function from its input tensors to the list of its outputs."""
-        compiled = api.compile(graph, **self._keywords)
+    def _readable(self, x: torch.Tensor) -> torch.Tensor:
+        """What the front end reads: float32 on the host."""
+        return x.detach().to("cpu", torch.float32) if self._is_on_gpu and x.is_floating_point() else x.detach()
+
+    def _engine(self, dtype: torch.dtype, graph: Graph) -> Runner:
+        """A graph's engine as a function from its input tensors to the list of its outputs, all of type `dtype`.
+
+        On a GPU it computes in that, unless another type was asked for.
+        """
+        keywords = {"dtype": dtype, **self._keywords} if self._is_on_gpu else self._keywords
+        compiled = api.compile(graph, **keywords)
 
         def run(*inputs: torch.Tensor) -> list[torch.Tensor]:
             result = compiled(*(x.detach() for x in inputs))
-            return [result] if isinstance(result, torch.Tensor) else list(result)
+            return [each.to(dtype) for each in ([result] if isinstance(result, torch.Tensor) else result)]
 
         return run
+
+    def _check_tensors(self, given: Sequence[Any]) -> None:
+        """Raises _Unfit where a call brings what Waterline does not serve: other devices, other dtypes."""
+        wanted, dtypes = "cpu", {torch.float32}
+        if self._is_on_gpu:
+            from waterline.codegen.gpu.kernel import is_interpreted
+
+            wanted, dtypes = ("cpu" if is_interpreted() else "cuda"), {torch.float32, torch.float16, torch.bfloat16}
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
+        for x in tensors:
+            if x.device.type != wanted:
+                raise _Unfit(f"a tensor is on {x.device}")
+            if x.dtype not in dtypes or x.dtype != tensors[0].dtype:
+                raise _Unfit(f"a tensor is {str(x.dtype).removeprefix('torch.')}")
 
 
 class _Bound(torch.nn.Module):
     """A subgraph as a function of its tensors: its parameters, and the numbers among its arguments, are fixed."""
 
     def __init__(
-        self, gm: fx.GraphModule, args: Sequence[Any], frozen: dict[int, str], numbers: dict[int, Any]
+        self,
+        gm: fx.GraphModule,
+        args: Sequence[Any],
+        frozen: dict[int, str],
+        numbers: dict[int, Any],
+        readable: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         super().__init__()
         self._gm = gm
@@ -200,7 +230,7 @@ class _Bound(torch.nn.Module):
         self._names = {i: name.replace(".", "_") for i, name in frozen.items()}
         self._count = len(args)
         for i, name in self._names.items():
-            self.register_buffer(name, args[i].detach())
+            self.register_buffer(name, readable(args[i]))
 
     def forward(self, *tensors: torch.Tensor) -> Any:
         given = iter(tensors)
@@ -221,16 +251,6 @@ class _Interpreter(fx.Interpreter):
         if target == "item" and not isinstance(args[0], torch.Tensor):
             return args[0]
         return super().call_method(target, args, kwargs)
-
-
-def _check_tensors(given: Sequence[Any]) -> None:
-    """Raises _Unfit where a call brings what Waterline does not serve: other devices, other dtypes."""
-    for x in given:
-        if isinstance(x, torch.Tensor):
-            if x.device.type != "cpu":
-                raise _Unfit(f"a tensor is on {x.device}")
-            if x.dtype != torch.float32:
-                raise _Unfit(f"a tensor is {str(x.dtype).removeprefix('torch.')}")
 
 
 def _is_parameter(node: fx.Node) -> bool:

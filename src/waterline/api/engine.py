@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,8 +44,11 @@ class Engine(Protocol):
     @property
     def programs_kept(self) -> int: ...
 
-    def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
-        """Those of the program that serves inputs of the `wanted` shapes."""
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        """A model and example inputs as front ends read them: float32 on the host."""
+
+    def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
+        """Those of the program that serves inputs of the `wanted` shapes, of a network compiled for its `own`."""
 
     def array(self, value: Any, name: str) -> Any:
         """The caller's tensor as the engine's. Raises InvalidArgument for what is none, or is elsewhere."""
@@ -94,7 +97,10 @@ class CpuEngine:
     def rates(self) -> Machine:
         return self.machine
 
-    def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        return model, example_inputs
+
+    def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         return wanted
 
     def array(self, value: Any, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from waterline.algorithms.block_fusion.model import BlockConfig
 from waterline.graph.block import BlockSpec
 from waterline.planner import Plan, Step
 from waterline.planner.plan import Candidate
@@ -31,14 +32,16 @@ def explain(plan: Plan) -> str:
 def _block(step: Step, chosen: Candidate) -> list[str]:
     """The layers of a block, and how they are computed together."""
     assert isinstance(step.spec, BlockSpec)
-    strips = f"strips of {step.config.strip_rows} rows"
+    how = f"strips of {step.config.strip_rows} rows" if isinstance(step.config, BlockConfig) else str(step.config)
     lines = [f"{step.name}: {step.algorithm} for {step.spec.id}"]
     inside = f"{step.spec.inner_bytes} bytes stay inside"
-    lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {strips}, {inside}")
+    lines.append(f"    {chosen.algorithm}: chosen, {_times(chosen)}, {how}, {inside}")
     for part in step.parts:
         how = part.op.name
         if isinstance(part.spec, ConvSpec):
-            how = f"{part.algorithm}, epilogue {part.spec.epilogue}, {part.config}"
+            inner = f"{part.algorithm}, " if part.algorithm else ""
+            config = f", {part.config}" if part.config is not None else ""
+            how = f"{inner}epilogue {part.spec.epilogue}{config}"
         lines.append(f"    {part.name}: {how}")
     return lines
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 import waterline
 from waterline.analysis import Analysis, of_plan
@@ -17,7 +19,7 @@ from waterline.api.arrays import is_torch
 from waterline.api.engine import Shapes
 from waterline.errors import InvalidArgument
 from waterline.graph import Graph
-from waterline.graph.images import takes_images_alone
+from waterline.machine.gpu import Gpu
 from waterline.planner import Plan, TuningTask
 from waterline.planner.gpu import GpuTarget, names
 from waterline.runtime.gpu import profile
@@ -51,11 +53,23 @@ class GpuEngine:
     def rates(self) -> GpuTarget:
         return self.target
 
-    def shapes(self, graph: Graph, wanted: Shapes) -> Shapes:
+    def readable(self, model: Any, example_inputs: Any) -> tuple[Any, Any]:
+        """A module on the GPU, or in half precision, is read from a copy."""
+        if isinstance(model, torch.nn.Module):
+            tensors = [each for each in (*model.parameters(), *model.buffers()) if each.is_floating_point()]
+            if any(each.device.type != "cpu" or each.dtype != torch.float32 for each in tensors):
+                model = copy.deepcopy(model).to("cpu").float()
+
+        def on_host(value: Any) -> Any:
+            is_read = isinstance(value, torch.Tensor) and value.dtype in ACCEPTED
+            return value.detach().to("cpu", torch.float32) if is_read else value
+
+        return model, pytree.tree_map(on_host, example_inputs)
+
+    def shapes(self, wanted: Shapes, own: Shapes, takes_images_alone: Callable[[], bool]) -> Shapes:
         """Batches rounded up, so that a few CUDA graphs serve all of them; not where images depend on each other."""
         batches = {shape[0] for shape in wanted if shape}
-        own = tuple(graph.shapes[name] for name in graph.inputs)
-        if wanted == own or len(batches) != 1 or not takes_images_alone(graph):
+        if wanted == own or not all(wanted) or len(batches) != 1 or not takes_images_alone():
             return wanted
         (n,) = batches
         return tuple((rounded_batch(n), *shape[1:]) for shape in wanted)
@@ -65,9 +79,10 @@ class GpuEngine:
             return self._tensor(value, name)
         if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
             try:
-                return self._tensor(torch.from_dlpack(value), name)
+                tensor = torch.from_dlpack(value)
             except (RuntimeError, BufferError, TypeError, ValueError) as error:
                 raise InvalidArgument(f"input {name!r} cannot be read through DLPack: {error}") from error
+            return self._tensor(tensor, name)
         if not hasattr(value, "__array__"):
             kind = type(value).__name__
             hint = "pass a torch tensor or a NumPy array"
@@ -75,7 +90,8 @@ class GpuEngine:
         array = np.asarray(value)
         if array.dtype not in (np.float32, np.float16):
             raise _wrong_dtype(name, str(array.dtype), "x.astype('float32')")
-        return torch.tensor(array).to(self.device.torch_device)
+        # A copy: PyTorch has no negative strides, and wants memory that may be written to.
+        return torch.from_numpy(np.array(array, order="C")).to(self.device.torch_device)
 
     def _tensor(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
         wanted = self.device.torch_device
@@ -144,6 +160,11 @@ def engine(device: str, dtype: str) -> GpuEngine:
     return GpuEngine(calibrated(found, environment.cache_folder(), waterline.__version__), dtype)
 
 
+def engine_for(gpu: Gpu, dtype: str) -> GpuEngine:
+    """Of a GPU that is not here: it plans, and nothing can run on it."""
+    return GpuEngine(Device(torch.device("meta"), gpu), dtype)
+
+
 def rounded_batch(n: int) -> int:
     """A few images more, at most a quarter, so that there are few different numbers."""
     step = max(1, (1 << max(n - 1, 0).bit_length()) // 2 // STEPS)
@@ -155,4 +176,4 @@ def _wrong_dtype(name: str, dtype: str, conversion: str) -> InvalidArgument:
     return InvalidArgument(f"input {name!r} has dtype {dtype}, accepted are {accepted}", f"convert it: {conversion}")
 
 
-__all__ = ["GpuEngine", "engine", "names", "rounded_batch"]
+__all__ = ["GpuEngine", "engine", "engine_for", "rounded_batch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import OrderedDict
@@ -16,7 +17,8 @@ from waterline.api.explanation import explain
 from waterline.api.options import Options
 from waterline.errors import Error, InvalidArgument
 from waterline.graph import Graph
-from waterline.planner import Measurements, Plan, plan
+from waterline.graph.images import takes_images_alone
+from waterline.planner import Measurements, Plan, Target, plan
 from waterline.runtime.locks import RenewedLock
 from waterline.runtime.profile import Report
 
@@ -63,7 +65,8 @@ class CompiledNetwork:
         self._names = tuple(source.graph.inputs)
         self._programs: OrderedDict[Shapes, Any] = OrderedDict()
         self._is_profiled = "profile" in environment.verbose()
-        self._first = self._program(tuple(source.graph.shapes[name] for name in self._names))
+        self._own_shapes: Shapes = tuple(source.graph.shapes[name] for name in self._names)
+        self._first = self._program(self._own_shapes)
 
     # ---- running ------------------------------------------------------------------------------------------------
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -123,12 +126,12 @@ class CompiledNetwork:
         return [values[name] for name in self._names]
 
     # ---- programs -----------------------------------------------------------------------------------------------
-    def _program(self, shapes: Shapes) -> Any:
-        shapes = self._engine.shapes(self._source.graph, shapes)
+    def _program(self, given: Shapes) -> Any:
+        shapes = self._engine.shapes(given, self._own_shapes, lambda: self._takes_images_alone)
         with self._lock:
             program = self._programs.get(shapes)
             if program is None:
-                program = self._make_program(shapes)
+                program = self._make_program(shapes, given)
                 self._programs[shapes] = program
                 while len(self._programs) > self._engine.programs_kept:
                     self._programs.popitem(last=False)
@@ -136,8 +139,13 @@ class CompiledNetwork:
                 self._programs.move_to_end(shapes)
             return program
 
-    def _make_program(self, shapes: Shapes) -> Any:
-        graph = self._graph_for(shapes)
+    @functools.cached_property
+    def _takes_images_alone(self) -> bool:
+        return takes_images_alone(self._source.graph)
+
+    def _make_program(self, shapes: Shapes, given: Shapes) -> Any:
+        """A program for inputs of `shapes`, for a caller who gave some of the shapes `given`."""
+        graph = self._graph_for(shapes, given)
         weights = self._weights
         if graph.constants is not self._source.graph.constants:
             weights = self._engine.weights(graph, releases=False)
@@ -149,13 +157,13 @@ class CompiledNetwork:
             _log.info("%s: %s %s", step.name, step.kind, step.spec.id if step.spec else "")
         return self._engine.program(made, weights)
 
-    def _graph_for(self, shapes: Shapes) -> Graph:
+    def _graph_for(self, shapes: Shapes, given: Shapes) -> Graph:
         graph = self._source.graph
         wanted = dict(zip(self._names, shapes, strict=True))
-        known = tuple(graph.shapes[name] for name in self._names)
+        known = self._own_shapes
         if shapes == known:
             return graph
-        for name, shape, old in zip(self._names, shapes, known, strict=True):
+        for name, shape, old in zip(self._names, given, known, strict=True):
             if len(shape) != len(old):
                 raise InvalidArgument(
                     f"input {name!r} has shape {shape}, the network takes {_pattern(old)}", "check the number of axes"
@@ -163,7 +171,7 @@ class CompiledNetwork:
         is_batch = all(shape[1:] == old[1:] for shape, old in zip(shapes, known, strict=True))
         if self._source.is_traced and not is_batch:
             raise InvalidArgument(
-                f"the network was traced for inputs of shape {_patterns(known)}, got {_patterns(shapes, batch=False)}",
+                f"the network was traced for inputs of shape {_patterns(known)}, got {_patterns(given, batch=False)}",
                 "compile it again with example_inputs of this size",
             )
         reload = self._source.reload
@@ -175,9 +183,9 @@ class CompiledNetwork:
                 return self._typed(derive(wanted))
             except Error as error:
                 refusals.append(error)
-        given = ", ".join(f"{name}: {shape}" for name, shape in wanted.items())
+        inputs = ", ".join(f"{name}: {shape}" for name, shape in zip(self._names, given, strict=True))
         raise InvalidArgument(
-            f"the network does not take inputs of shape {given}: {refusals[-1].message}",
+            f"the network does not take inputs of shape {inputs}: {refusals[-1].message}",
             f"it was compiled for {_patterns(known)}",
         ) from refusals[-1]
 
@@ -208,6 +216,16 @@ class CompiledNetwork:
         """The graph with what the engine computes in."""
         graph.dtype = self._engine.dtype
         return graph
+
+    @property
+    def engine(self) -> Engine:
+        """The device that it runs on."""
+        return self._engine
+
+    @property
+    def target(self) -> Target:
+        """What the plan was made for."""
+        return self._engine.target
 
     @property
     def num_threads(self) -> int:

@@ -25,14 +25,15 @@ class Task:
     Attributes:
         model: an ONNX model, or the path of a file.
         inputs: name -> array, as the model wants them; their first axis is the batch.
-        threads: that the engine may compute on.
-        dtype: "float32".
+        threads: that the engine may compute on, if it is a CPU's.
+        dtype: "float32", or what a GPU computes in. device: as for `waterline.compile`.
     """
 
     model: Model
     inputs: Mapping[str, np.ndarray]
     threads: int
     dtype: str = "float32"
+    device: str = "cpu"
 
     def model_bytes_or_path(self) -> bytes | str:
         """For engines that do not know `ModelProto`."""

@@ -20,14 +20,22 @@ def compiled(task: Task, options: Mapping[str, Any] | None = None) -> Any:
     Args:
         options: of `waterline.compile`, for instance `{"algorithms": ["indirect"]}`.
     """
-    return waterline.compile(task.model, num_threads=task.threads, dtype=task.dtype, options=dict(options or {}))
+    threads = task.threads if task.device == "cpu" else None
+    return waterline.compile(
+        task.model, device=task.device, num_threads=threads, dtype=task.dtype, options=dict(options or {})
+    )
 
 
 def engine_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Engine:
-    """A network that is compiled already, with the inputs that it will be run on."""
-    arrays = list(inputs.values())
-    net(*arrays)
-    return Engine("waterline", metadata.version("waterline"), lambda: as_list(net(*arrays)))
+    """A network that is compiled already, with the inputs that it will be run on, on its device. Results are NumPy's:
+    on a GPU a run ends when they are there."""
+    arrays = [net.engine.array(value, name) for name, value in inputs.items()]
+
+    def run() -> list[np.ndarray]:
+        return [net.engine.result(array, None) for array in net.run_arrays(arrays)]
+
+    run()
+    return Engine("waterline", metadata.version("waterline"), run)
 
 
 def meter_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Meter:

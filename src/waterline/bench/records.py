@@ -21,7 +21,7 @@ from typing import Any
 
 from waterline.bench.timing import Timing
 from waterline.errors import InvalidArgument
-from waterline.machine import Machine
+from waterline.machine import Rates
 from waterline.machine.gpu import Gpu
 
 SCHEMA = 1
@@ -34,7 +34,7 @@ MOST_SAMPLES = 300  # of microsecond calls there are tens of thousands
 _SAMPLE_DIGITS = 4  # a sample's noise is in the third or before
 
 
-def environment(machine: Machine | Gpu, versions: Mapping[str, str]) -> Record:
+def environment(machine: Rates | Gpu, versions: Mapping[str, str]) -> Record:
     """What was the same for every record of a run: software, machine, date.
 
     Args:

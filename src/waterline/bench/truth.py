@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import waterline
-from waterline.algorithms import by_name
 from waterline.bench.workload import Workload
 from waterline.errors import Error
-from waterline.planner import Plan, Step
+from waterline.machine import CATALOGUE
+from waterline.planner import CpuTarget, Plan, Target
 from waterline.reference import Comparison, compare, conv2d, conv_bound, network_bound, run
 from waterline.spec import ConvSpec
+
+CPU = CpuTarget(CATALOGUE[0])  # what algorithms state of their errors is the same on all
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,24 @@ class LayerCheck:
 
 
 def check_network(
-    workload: Workload, inputs: Mapping[str, np.ndarray], results: Sequence[np.ndarray], plan: Plan, trials: int = 2
+    workload: Workload,
+    inputs: Mapping[str, np.ndarray],
+    results: Sequence[np.ndarray],
+    plan: Plan,
+    trials: int = 2,
+    target: Target | None = None,
 ) -> dict[str, Comparison]:
     """Output -> how far `results` is from the truth. Costs `2 + 2 trials` slow runs.
 
     Args:
+        target: that the plan was made for (None: any CPU).
         trials: noisy runs that the bound is made of, see `waterline.reference.network_bound`.
     """
     graph = workload.graph(batch=next(iter(inputs.values())).shape[0])
-    factors = {layer.name: tolerance(layer) for step in plan.steps for layer in step.layers if layer.spec}
-    bounds = network_bound(graph, inputs, factors, trials=trials)
+    stated = CPU if target is None else target
+    factors = {layer.name: stated.tolerance(layer) for step in plan.steps for layer in step.layers if layer.spec}
+    dtypes = {step.dtype for step in plan.steps} or {"f32"}
+    bounds = network_bound(graph, inputs, factors, trials=trials, dtype=dtypes.pop())
     truth = run(graph, inputs)
     return {
         name: compare(np.asarray(result), truth[name], bounds[name])
@@ -64,12 +74,7 @@ def check_layer(spec: ConvSpec, algorithm: str | None, **arguments: Any) -> Laye
     if algorithm and algorithm not in (used, step.algorithm):
         raise Error(f"{spec.id}: {algorithm} was asked for, {used} ran")
     (weight,) = workload.graph(spec.n).constants.values()
-    is_mixed = by_name(step.algorithm).mixes_pixels
-    bound = conv_bound(spec, inputs["input"], weight, tolerance(step), mixes_pixels=is_mixed)
+    typed = replace(spec, dtype=step.dtype)
+    factor, is_mixed = net.target.tolerance(step), net.target.mixes_pixels(step)
+    bound = conv_bound(typed, inputs["input"], weight, factor, mixes_pixels=is_mixed)
     return LayerCheck(spec, used, compare(result, conv2d(inputs["input"], weight, None, spec), bound))
-
-
-def tolerance(step: Step) -> float:
-    """Of a convolution's algorithm with its config."""
-    assert step.spec is not None
-    return by_name(step.algorithm).tolerance(step.spec, step.config)

@@ -8,7 +8,17 @@ import sys
 import waterline
 from waterline.analysis import Analysis
 from waterline.bench.workload import Workload
-from waterline.cli.common import add_engine, add_json, add_network, add_tuned, positive, seconds, tuned_options
+from waterline.cli.common import (
+    add_device,
+    add_engine,
+    add_json,
+    add_network,
+    add_tuned,
+    machine_of,
+    positive,
+    seconds,
+    tuned_options,
+)
 from waterline.errors import InvalidArgument
 from waterline.report import figures
 from waterline.report.analysis_tables import block_table, layer_table
@@ -19,6 +29,7 @@ LAYERS = 15
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
     add_engine(parser)
+    add_device(parser)
     add_tuned(parser)
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="default: 1")
     parser.add_argument(
@@ -72,12 +83,19 @@ def _analysis(arguments: argparse.Namespace) -> Analysis:
             raise InvalidArgument("--seconds was given, but nothing is measured", "leave it out, or --predicted")
         return waterline.analyse(
             workload.graph(arguments.batch),
-            machine=arguments.machine,
+            machine=machine_of(arguments),
             num_threads=arguments.threads,
             dtype=arguments.dtype,
             options=tuned_options(arguments),
         )
     inputs = workload.inputs(arguments.batch)
     options = tuned_options(arguments)
-    net = waterline.compile(workload.model, num_threads=arguments.threads, dtype=arguments.dtype, options=options)
+    net = waterline.compile(
+        workload.model,
+        inputs,
+        device=arguments.device,
+        num_threads=arguments.threads,
+        dtype=arguments.dtype,
+        options=options,
+    )
     return net.analyse(*inputs.values(), seconds=arguments.seconds or 2.0)

@@ -62,6 +62,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, or cuda, cuda:1, ... (default: cpu)")
 
 
+def machine_of(arguments: argparse.Namespace) -> str | None:
+    """What `waterline.analyse` is to plan for: the catalogue's machine, or without one that of --device."""
+    return arguments.machine or (None if arguments.device == "cpu" else arguments.device)
+
+
 def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",

@@ -10,17 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from waterline.api import environment
+from waterline.api.options import parse_device
 from waterline.cli.common import Progress, add_json, print_json
 from waterline.machine import Machine
+from waterline.machine.gpu import PRECISIONS
 from waterline.runtime.cache import default_cache_dir
 from waterline.runtime.calibration import calibrate
 
-PACKAGES = ("numpy", "llvmlite", "onnx", "torch", "onnxruntime", "openvino", "ncnn", "rich", "pillow", "scikit-learn")
+PACKAGES = (
+    "numpy",
+    "llvmlite",
+    "onnx",
+    "torch",
+    "triton",
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "rich",
+    "pillow",
+    "scikit-learn",
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument("--measure", action="store_true", help="measure peak and bandwidth again (about a second)")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cuda, cuda:1, ...: describe this GPU as well")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -31,6 +46,8 @@ def execute(arguments: argparse.Namespace) -> int:
         machine = calibrate(machine, folder, force=True, on_progress=lambda text: progress.show(f"measuring {text}"))
         progress.clear()
     facts = describe(machine, folder)
+    if arguments.device != "cpu":
+        facts["gpu"] = describe_gpu(arguments.device)
     if arguments.json:
         print_json(facts)
     else:
@@ -51,6 +68,16 @@ def describe(machine: Machine, folder: Path | None) -> dict[str, Any]:
         "cache_folder": None if folder is None else str(folder),
         "versions": versions(),
     }
+
+
+def describe_gpu(device: str) -> dict[str, Any]:
+    """The GPU with its measured rates. Raises InvalidArgument where there is none of this name."""
+    name = parse_device(device)
+    from waterline.api import gpu
+
+    found = gpu.engine(name, "f32").device.gpu
+    peaks = {precision: found.peak(precision) for precision in PRECISIONS}
+    return {**found.to_dict(), "peak_flops_per_s": peaks}
 
 
 def versions() -> dict[str, str | None]:
@@ -80,12 +107,25 @@ def to_text(facts: dict[str, Any], machine: Machine) -> str:
         ("peak", ", ".join(f"{machine.peak(n) / 1e9:.1f} GFLOP/s {what}" for what, n in rates) + " (f32)"),
         ("bandwidth", "; ".join(f"{what}: {_bandwidths(machine, n)}" for what, n in rates)),
         ("provenance", machine.provenance),
+        *_gpu_lines(facts.get("gpu")),
         ("cache folder", facts["cache_folder"] or "none"),
         ("versions", ", ".join(installed)),
     ]
     if missing:
         lines.append(("not installed", ", ".join(missing)))
     return "\n".join(f"{name:<14}{value}" for name, value in lines)
+
+
+def _gpu_lines(gpu: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if gpu is None:
+        return []
+    peaks = ", ".join(f"{name} {peak / 1e12:.1f}" for name, peak in gpu["peak_flops_per_s"].items())
+    capability = ".".join(map(str, gpu["capability"]))
+    memory = f"{gpu['shared_bytes'] >> 10} KiB shared, L2 {gpu['l2_bytes'] >> 20} MiB"
+    return [
+        ("gpu", f"{gpu['name']}, compute capability {capability}, {gpu['multiprocessors']} multiprocessors, {memory}"),
+        ("gpu peak", f"{peaks} TFLOP/s; memory {gpu['memory_bytes_per_s'] / 1e9:.0f} GB/s; {gpu['provenance']}"),
+    ]
 
 
 def _bandwidths(machine: Machine, threads: int) -> str:

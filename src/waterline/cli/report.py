@@ -22,10 +22,12 @@ from waterline.bench.workload import Workload, flops
 from waterline.cli.common import (
     MODEL_HELP,
     Progress,
+    add_device,
     add_engine,
     add_image_size,
     add_tuned,
     list_of,
+    machine_of,
     positive,
     say_tuned,
     seconds,
@@ -68,6 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_image_size(parser)
     add_engine(parser)
+    add_device(parser)
     add_tuned(parser)
 
 
@@ -174,7 +177,7 @@ def _predicted(arguments: argparse.Namespace, workload: Workload, progress: Prog
     progress.show(f"planning {workload.name}")
     analysis: Analysis = waterline.analyse(
         workload.graph(arguments.batch),
-        machine=arguments.machine,
+        machine=machine_of(arguments),
         num_threads=arguments.threads,
         dtype=arguments.dtype,
         options=tuned_options(arguments),
@@ -183,23 +186,24 @@ def _predicted(arguments: argparse.Namespace, workload: Workload, progress: Prog
 
 
 def _measured(arguments: argparse.Namespace, workload: Workload, progress: Progress) -> Content:
-    machine = environment.machine()
     inputs = workload.inputs(arguments.batch)
     progress.show(f"compiling {workload.name}")
     net = waterline.compile(
         workload.model,
         inputs,
+        device=arguments.device,
         num_threads=arguments.threads,
         dtype=arguments.dtype,
         options=tuned_options(arguments),
     )
+    machine = net.engine.rates
     if arguments.tuned:
         say_tuned(progress, net.plan, workload.name)
     duration = arguments.seconds or SECONDS
     progress.show(f"profiling {workload.name} for {duration:g} s")
     report = net.profile(*inputs.values(), seconds=duration)
     analysis = replace(of_report(net.plan, machine, report), network=workload.name)
-    task = Task(workload.model, inputs, net.num_threads, arguments.dtype)
+    task = Task(workload.model, inputs, net.num_threads, arguments.dtype, arguments.device)
     engines = {"waterline": ours.engine_of(net, inputs), **_peers(task, arguments.vs, workload.name, progress)}
     measured = compare(
         engines,

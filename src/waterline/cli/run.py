@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from waterline.api import environment
+from waterline.api.compiling import make_engine
 from waterline.bench import ours, peers
 from waterline.bench.comparison import compare
 from waterline.bench.engine import Task
@@ -21,6 +21,7 @@ from waterline.bench.workload import Workload, flops
 from waterline.cli import image
 from waterline.cli.common import (
     Progress,
+    add_device,
     add_engine,
     add_json,
     add_network,
@@ -46,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--random", action="store_true", help="random data instead of an image")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="copies of the image (default: 1)")
     add_engine(parser)
+    add_device(parser)
     add_tuned(parser)
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="to measure latency (default: 2)")
     parser.add_argument("--profile", action="store_true", help="show the table of layers as well")
@@ -56,9 +58,9 @@ def execute(arguments: argparse.Namespace) -> int:
     progress = Progress()
     workload = Workload.named(arguments.model, arguments.image_size)
     inputs = _inputs(workload, arguments)
-    machine = environment.machine()
-    threads = arguments.threads or machine.cores
-    task = Task(workload.model, inputs, threads, arguments.dtype)
+    engine = make_engine(arguments.device, arguments.dtype, arguments.threads)
+    threads = engine.threads
+    task = Task(workload.model, inputs, threads, arguments.dtype, arguments.device)
 
     start = time.perf_counter()
     net = ours.compiled(task, tuned_options(arguments))
@@ -67,16 +69,16 @@ def execute(arguments: argparse.Namespace) -> int:
         say_tuned(progress, net.plan, arguments.model)
     results = ours.as_list(net(*inputs.values()))
     progress.show(f"computing {workload.name} in float64")
-    checks = check_network(workload, inputs, results, net.plan_for(*inputs.values()), trials=1)
+    checks = check_network(workload, inputs, results, net.plan_for(*inputs.values()), trials=1, target=net.target)
     is_fine = all(check.is_within for check in checks.values())
 
     engines = {"waterline": ours.engine_of(net, inputs)}
-    if importlib.util.find_spec(PEER):
+    if arguments.device == "cpu" and importlib.util.find_spec(PEER):
         progress.show(f"preparing {PEER}")
         engines[PEER] = peers.prepare(PEER, task)
     measured = compare(
         engines,
-        machine,
+        engine.rates,
         flops=flops(workload.graph(arguments.batch)),
         threads=threads,
         labels={"model": workload.name, "dtype": arguments.dtype, "batch": arguments.batch},
@@ -91,7 +93,7 @@ def execute(arguments: argparse.Namespace) -> int:
         print_json(
             {
                 "model": workload.name,
-                "machine": machine.to_dict(),
+                "machine": engine.rates.to_dict(),
                 "compile_s": compile_s,
                 "outputs": outputs,
                 "check": {name: {**vars(check), "is_within": check.is_within} for name, check in checks.items()},
@@ -100,7 +102,7 @@ def execute(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        _print(workload, arguments, compile_s, outputs, checks, measured, machine.name)
+        _print(workload, arguments, compile_s, outputs, checks, measured, engine.target.name)
         if report:
             print()
             tables.per_layer(report, f"{workload.name}, layer by layer").print(sys.stdout)

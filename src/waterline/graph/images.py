@@ -9,7 +9,9 @@ from waterline.graph import ops
 from waterline.graph.ir import Graph, Node
 from waterline.graph.rules import Shape
 
-PROBED = 7  # images: no size of a network that has anything else to do with axis 0 is likely to be as many
+# Images: no size of a network that has anything else to do with axis 0 is likely to be as many, and nothing that takes
+# the first few of them is likely to take all. Only shapes are made of them.
+PROBED = 1_000_003
 
 
 def takes_images_alone(graph: Graph) -> bool:

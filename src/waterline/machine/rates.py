@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Rates(Protocol):
@@ -15,6 +15,9 @@ class Rates(Protocol):
     @property
     def l3_share_bytes(self) -> int:
         """What a network can count on of the last cache before memory."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for records."""
 
     def peak(self, threads: int = 1) -> float:
         """Operations a second of so many cores."""

@@ -170,7 +170,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """a (B, M, K) times b (B, K, N). GPUs multiply halves as such, and must not round any partial sum to a half."""
     is_half = a.dtype == b.dtype and a.dtype != torch.float32
-    if a.is_cuda and is_half and a.shape[-1]:
+    if a.is_cuda and is_half:
         return torch.bmm(a, b, out_dtype=torch.float32)
     return torch.bmm(a.float(), b.float())
 
@@ -184,8 +184,8 @@ def evaluate(op: Op, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Non
         outputs: one tensor of the shape that `op` infers, of one of these types; any strides but 0.
 
     Raises:
-        InvalidArgument: `op` is a convolution or of another's making, the output has not the shape of the result, or
-            the largest of no elements is asked for. InvalidModel: the operation does not fit the shapes.
+        InvalidArgument: `op` is a convolution or none of the graph's operations, the output has not the shape of the
+            result, or the largest of no elements is asked for. InvalidModel: `op` does not fit the shapes.
     """
     (out,) = outputs
     shape = op.infer([tuple(x.shape) for x in inputs])[0]

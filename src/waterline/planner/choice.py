@@ -101,7 +101,7 @@ def choose(
                 settled.add(label)
         refused += [each for each in too_large.values() if each not in refused]
     offers = sorted(measured, key=lambda offer: offer.measured_seconds or 0.0)
-    offers += sorted(served, key=lambda offer: offer.seconds)
+    offers += sorted(served, key=_order)
     if not offers:
         reasons = "; ".join(f"{c.algorithm}: {c.refusal}" for c in refused if c.refusal != NOT_ALLOWED)
         hint = "allow more algorithms, or " + ("raise workspace_bytes" if memory else "leave the choice to the planner")
@@ -124,7 +124,11 @@ def offers(
         for config in dict.fromkeys(algorithm.configs(one, *target.where))
         if not _excluded(algorithm, config, target, allowed, accuracy)
     ]
-    return sorted(found, key=lambda offer: offer.seconds)
+    return sorted(found, key=_order)
+
+
+def _order(offer: Offer) -> tuple[bool, float]:
+    return offer.algorithm.is_last_resort, offer.seconds
 
 
 def _seconds(algorithm: Any, spec: ConvSpec, config: Any, target: Target) -> float:

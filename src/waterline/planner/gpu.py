@@ -55,6 +55,9 @@ class GpuTarget:
         return (self.gpu, self.precision)
 
     # ---- rates --------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict[str, Any]:
+        return self.gpu.to_dict()
+
     def peak(self, threads: int = 1) -> float:
         return self.gpu.peak(self.precision)
 
@@ -71,10 +74,11 @@ class GpuTarget:
         return self
 
     def decided(self, spec: ConvSpec) -> ConvSpec:
-        return spec
+        """An empty batch is planned as one image."""
+        return spec.with_batch(max(spec.n, 1))
 
     def compared(self, spec: ConvSpec) -> ConvSpec:
-        return spec
+        return self.decided(spec)
 
     def accuracy(self, algorithm: GpuAlgorithm, config: Any) -> str:
         return algorithm.accuracy(self.precision)
@@ -92,7 +96,8 @@ class GpuTarget:
             return LAUNCH_SECONDS + self.operator_seconds(layer), 0.0
         is_block = isinstance(step.spec, BlockSpec)
         algorithm: Any = block_algorithm(step.algorithm) if is_block else algorithm_of(step.algorithm)
-        cost = algorithm.cost(step.spec, step.config, *self.where)
+        spec = _not_empty(step.spec) if isinstance(step.spec, BlockSpec) else self.decided(step.spec)
+        cost = algorithm.cost(spec, step.config, *self.where)
         return LAUNCH_SECONDS + cost.seconds, cost.flops
 
     # ---- steps --------------------------------------------------------------------------------------------------
@@ -105,7 +110,7 @@ class GpuTarget:
         only: Collection[tuple[str, ...]] | None,
     ) -> tuple[Lowered, dict[int, Fusion]]:
         pricing = Pricing(
-            batched=lambda block: block,
+            batched=_not_empty,
             ways=self._block_ways,
             refuse=_refuse_views,
             least_seconds=lambda block: block.flops / self.peak(),
@@ -149,6 +154,18 @@ class GpuTarget:
         layer = Layer(step.name, step.op, list(step.inputs), list(step.outputs))
         by = self.operator_calls(step).by
         return (Candidate(f"{step.op.name}:{by}", self.operator_seconds(layer)),)
+
+    def tolerance(self, step: Step) -> float:
+        """Of a layer in a block 1: blocks sum directly."""
+        assert isinstance(step.spec, ConvSpec)
+        return algorithm_of(step.algorithm).tolerance(step.spec, self.precision) if step.algorithm else 1.0
+
+    def mixes_pixels(self, step: Step) -> bool:
+        return step.algorithm.startswith("winograd")
+
+
+def _not_empty(block: BlockSpec) -> BlockSpec:
+    return block.with_batch(max(block.n, 1))
 
 
 def _refuse_views(group: Group) -> str:

@@ -44,6 +44,8 @@ from waterline.spec import ConvSpec, Epilogue, TensorView, channels_last
 # First layers have so few channels that a padded copy of the image (which the conversion to NHWC makes anyway) is
 # cheaper than finding every pixel through the indirection buffer.
 PAD_BELOW_CHANNELS = 5
+# Where a dense image may begin: 16 bytes of halves, which bulk copies want.
+ALIGNED_ELEMS = 8
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Layouts:
     Attributes:
         pads_first_layers: images of few channels get a padded copy.
         places_concats: kernels write ranges of channels, so that what is concatenated is written where it belongs.
-        has_dense_images: convolutions read and write images without gaps only.
+        has_dense_images: convolutions read and write images without gaps only, which begin at multiples of
+            `ALIGNED_ELEMS`.
         has_nhwc_edges: the network is given and returns its images in NHWC order.
     """
 
@@ -196,8 +199,13 @@ class _Lowering:
     def _channels_last(self, source: Storage, *, linear: bool = False) -> Storage:
         is_served = is_channels_last(source.view) and (not linear or has_linear_pixels(source.view))
         if self.layouts.has_dense_images:
-            is_served = source.view.is_dense(channels_last(4))
+            is_served = self._is_dense_image(source)
         return source if is_served else self._copied(source, channels_last(4), "nhwc")
+
+    def _is_dense_image(self, storage: Storage) -> bool:
+        """Constants are in f32, whatever the network's type is: a copy is of the network's."""
+        is_ours = storage.root not in self.result.constants
+        return is_ours and storage.view.is_dense(channels_last(4)) and storage.offset % ALIGNED_ELEMS == 0
 
     def _dense(self, source: Storage) -> Storage:
         """Row by row in the logical order."""
@@ -320,8 +328,10 @@ class _Lowering:
 
     def _rows(self, source: Storage, rows: tuple[int, int, int]) -> Storage:
         found = self._as_pixels(source, rows)
-        if found is None or (self.layouts.has_dense_images and not found.view.is_dense(channels_last(4))):
+        if found is None:
             found = self._as_pixels(self._dense(source), rows)
+        if found is None or (self.layouts.has_dense_images and not self._is_dense_image(found)):
+            found = self._as_pixels(self._copied(source, tuple(range(len(source.view.shape))), "rows"), rows)
         assert found is not None
         return found
 

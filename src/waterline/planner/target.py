@@ -72,6 +72,12 @@ class Target(Protocol):
     def operator(self, step: Step) -> tuple[Candidate, ...]:
         """What computes a step that is no convolution, where there is more than one way."""
 
+    def tolerance(self, step: Step) -> float:
+        """Of a convolution: how much larger the error of an output may be than direct summation's."""
+
+    def mixes_pixels(self, step: Step) -> bool:
+        """Of a convolution: see `Algorithm.mixes_pixels`."""
+
 
 @dataclass(frozen=True)
 class CpuTarget:
@@ -123,6 +129,13 @@ class CpuTarget:
 
     def operator(self, step: Step) -> tuple[Candidate, ...]:
         return ()
+
+    def tolerance(self, step: Step) -> float:
+        assert step.spec is not None
+        return by_name(step.algorithm).tolerance(step.spec, step.config)
+
+    def mixes_pixels(self, step: Step) -> bool:
+        return by_name(step.algorithm).mixes_pixels
 
 
 def target_of(machine: Machine | Target) -> Target:

@@ -73,6 +73,7 @@ def tuning_tasks(graph: Graph, machine: Machine | Target, options: PlanOptions |
 
 def worth_measuring(ranked: Sequence[Offer]) -> tuple[Offer, ...]:
     """Of offers by cost: the best config of each name:variant, then more configs, as far as they may be the fastest."""
+    ranked = [offer for offer in ranked if not offer.algorithm.is_last_resort] or list(ranked)
     near = [offer for offer in ranked if offer.seconds <= WORTH_MEASURING * ranked[0].seconds]
     first = list({offer.label: offer for offer in reversed(near)}.values())  # of each label the cheapest stays
     first.sort(key=lambda offer: offer.seconds)

@@ -37,8 +37,11 @@ from waterline.spec import Activation, ConvSpec, Epilogue
 Array = np.ndarray
 
 # The spacing of numbers at one (twice the unit roundoff) of the type that sums are kept in, and of the type of storage.
-SUM_EPS = {"f32": 2.0**-23, "bf16": 2.0**-23, "f16": 2.0**-23, "i8": 0.0}
-STORE_EPS = {"f32": 0.0, "bf16": 2.0**-7, "f16": 2.0**-10, "i8": 0.0}  # f32: the sum's type, nothing is lost on storing
+SUM_EPS = {"f32": 2.0**-23, "tf32": 2.0**-23, "bf16": 2.0**-23, "f16": 2.0**-23, "i8": 0.0}
+# f32: the sum's type, nothing is lost on storing.
+STORE_EPS = {"f32": 0.0, "tf32": 0.0, "bf16": 2.0**-7, "f16": 2.0**-10, "i8": 0.0}
+# Of what enters a product: weights are rounded to the type of storage, and in tf32 both operands to 10 bits.
+OPERAND_EPS = {"f32": 0.0, "tf32": 2.0**-10, "bf16": 2.0**-7, "f16": 2.0**-10, "i8": 0.0}
 TINY = 2.0**-126  # what a result may lose below the normal numbers of f32: the model above leaves underflow out
 ACTIVATION_ULPS = 4  # an activation's own evaluation: this many eps of its argument and of its result
 SLACK = 4.0
@@ -76,7 +79,7 @@ def conv_bound(
             shift = np.asarray(bias, np.float64)[:, None, None]
             value, magnitude = value + shift, magnitude + np.abs(shift)
         depth = spec.group_c * spec.taps  # inserted zeros count: an upper bound is wanted
-        error = (depth + 2) * (factor * eps * magnitude + (TINY if eps else 0.0))
+        error = (depth + 2) * (factor * eps * magnitude + (TINY if eps else 0.0)) + OPERAND_EPS[spec.dtype] * magnitude
         value, error = activation_bound(epilogue.before, value, error, eps)
         if residual is not None:
             value = value + residual
@@ -114,10 +117,12 @@ def network_bound(
     trials: int = 2,
     slack: float = SLACK,
     seed: int = 0,
+    dtype: str = "f32",
 ) -> dict[str, float]:
-    """For every output the largest absolute error allowed to an f32 engine: `slack` times the noise that arrives there.
+    """For every output the largest absolute error allowed to an engine: `slack` times the noise that arrives there.
 
     Args:
+        dtype: that the engine stores tensors in, and rounds operands of products to; it sums in f32.
         factors: node name -> the factor of the algorithm that computes it, 1 where absent.
         trials: noisy runs; the largest deviation of all counts.
         seed: of the noise. Same seed, same bound.
@@ -132,9 +137,10 @@ def network_bound(
         random = np.random.default_rng((seed, trial))
 
         def disturbed(node: Node, values: list[Array], random: np.random.Generator = random) -> Array:
-            return with_noise(node.op, values, (factors or {}).get(node.name, 1.0), random)
+            return with_noise(node.op, values, (factors or {}).get(node.name, 1.0), random, dtype)
 
-        noisy = walk(graph, inputs, (), disturbed)
+        given = {name: rounded(value, dtype, random) for name, value in inputs.items()}
+        noisy = walk(graph, given, (), disturbed)
         for name, value in exact.items():
             with np.errstate(invalid="ignore"):
                 deviation = np.abs(noisy[name] - value)
@@ -143,8 +149,16 @@ def network_bound(
     return bounds
 
 
-def with_noise(op: Op, inputs: list[Array], factor: float, random: np.random.Generator) -> Array:
-    """The value of `op` as a computation in f32 with a random rounding error might give it."""
+def rounded(value: Array, dtype: str, random: np.random.Generator) -> Array:
+    """With the noise of being stored in a type."""
+    unit = STORE_EPS[dtype] / 2
+    if not unit:
+        return value
+    return value + unit / math.sqrt(3) * np.abs(value) * random.standard_normal(np.shape(value))
+
+
+def with_noise(op: Op, inputs: list[Array], factor: float, random: np.random.Generator, dtype: str = "f32") -> Array:
+    """The value of `op` as a computation in f32 with a random rounding error might give it, stored in `dtype`."""
     if isinstance(op, MOVEMENT):
         return evaluate(op, inputs)
     unit = SUM_EPS["f32"] / 2
@@ -153,10 +167,14 @@ def with_noise(op: Op, inputs: list[Array], factor: float, random: np.random.Gen
             bare, depth = without_epilogue(op, inputs)
             operands = inputs[:2]
             total = evaluate(bare, operands)
-            deviation = factor * unit * np.sqrt(depth / 6 * evaluate(bare, [np.square(v) for v in operands]))
-            return finish(op, total + deviation * random.standard_normal(total.shape), inputs[2:])
+            squares = evaluate(bare, [np.square(v) for v in operands])
+            # Of each product two factors are off by up to half an eps.
+            variance = np.square(factor * unit) * depth / 6 + 2 * (OPERAND_EPS[dtype] / 2) ** 2 / 3
+            total = total + np.sqrt(variance * squares) * random.standard_normal(total.shape)
+            return rounded(finish(op, total, inputs[2:]), dtype, random)
         value = evaluate(op, inputs)
-        return value + unit / math.sqrt(3) * np.abs(value) * random.standard_normal(value.shape)
+        value = value + unit / math.sqrt(3) * np.abs(value) * random.standard_normal(value.shape)
+        return rounded(value, dtype, random)
 
 
 def without_epilogue(op: Op, inputs: list[Array]) -> tuple[Op, int]:

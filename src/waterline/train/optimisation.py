@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import nn
@@ -52,6 +53,24 @@ def build_average(model: nn.Module, decay: float) -> AveragedModel:
         get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(averaged, current, count)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def use_recipes_kernels(model: nn.Module, kernels: str, device: torch.device) -> None:
+    """Makes a model's convolutions those that a recipe wants, in place.
+
+    Raises:
+        InvalidArgument: kernels of Waterline's without a GPU or without Triton.
+    """
+    if kernels == "torch":
+        return
+    if find_spec("triton") is None:
+        raise InvalidArgument(f"kernels {kernels!r} need Triton, which is not installed", "install the extra `gpu`")
+    from waterline.codegen.gpu.kernel import is_interpreted
+    from waterline.train.gpu_operators import use_kernels
+
+    if device.type != "cuda" and not is_interpreted():
+        raise InvalidArgument(f"kernels {kernels!r} are for GPUs, the device is {device}", "use --kernels torch")
+    use_kernels(model, dense=kernels == "all")
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

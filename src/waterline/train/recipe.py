@@ -15,6 +15,7 @@ from typing import Any
 from waterline.errors import InvalidArgument
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+KERNELS = ("torch", "grouped", "all")
 
 
 def _number(default: Any, help: str, least: float = 0, most: float = math.inf) -> Any:
@@ -49,6 +50,13 @@ class Recipe:
     precision: str = field(
         default="auto",
         metadata={"help": "of the arithmetic, auto: mixed on a GPU, float32 on a CPU", "choices": PRECISIONS},
+    )
+    kernels: str = field(
+        default="torch",
+        metadata={
+            "help": "of convolutions on a GPU: torch, or Waterline's for grouped ones, or for dense ones as well (all)",
+            "choices": KERNELS,
+        },
     )
     seed: int = _number(0, "of the order, the augmentation and stochastic depth", 0, 2**63 - 1)
 

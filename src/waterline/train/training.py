@@ -29,6 +29,7 @@ from waterline.train.optimisation import (
     build_optimizer,
     build_schedule,
     resolve_precision,
+    use_recipes_kernels,
 )
 from waterline.train.recipe import Recipe
 from waterline.train.watching import Epoch, Step, Watcher
@@ -146,6 +147,7 @@ class _Run:
         self.batches = TrainBatches(data, recipe, process, workers)
         self.validation = ValidationBatches(data, max(1, recipe.batch_size // process.count), process, workers)
         self.model = model.to(process.device, memory_format=torch.channels_last).train()
+        use_recipes_kernels(self.model, recipe.kernels, process.device)
         self.average = build_average(self.model, recipe.ema_decay) if recipe.ema_decay else None
         self.optimizer = build_optimizer(self.model, recipe)
         self.schedule = build_schedule(self.optimizer, recipe, self.batches.count)

@@ -24,11 +24,12 @@ from waterline.algorithms.gpu import (
     Y,
     roofline,
 )
+from waterline.algorithms.gpu_parts import PARTS, summation, summation_seconds, workspace, worthwhile_splits
 from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import finish, has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
-from waterline.spec import ConvSpec
+from waterline.spec import ConvSpec, Epilogue
 
 
 @triton.jit
@@ -49,6 +50,7 @@ def direct_gemm(
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BEFORE: tl.constexpr,
@@ -62,11 +64,14 @@ def direct_gemm(
     """y[row, k] = epilogue(sum_c x[row, c] weight[c, k]).
 
     Blocks are persistent: each computes every PROGRAMS-th tile. Tiles are taken in groups of GROUP_ROWS rows of tiles,
-    so that those that run together read the same inputs and weights from the second-level cache.
+    so that those that run together read the same inputs and weights from the second-level cache. With SPLITS > 1 the
+    depth is cut into as many parts, y has as many times its rows, and a tile of each is written.
     """
+    steps: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH
     column_tiles: tl.constexpr = (COLUMNS + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
-    for tile in range(tl.program_id(0), row_tiles * column_tiles, PROGRAMS):
+    for part_tile in range(tl.program_id(0), row_tiles * column_tiles * SPLITS, PROGRAMS):
+        tile, part = part_tile // SPLITS, part_tile % SPLITS
         group = tile // (GROUP_ROWS * column_tiles)
         first = group * GROUP_ROWS
         height = tl.minimum(row_tiles - first, GROUP_ROWS)
@@ -77,8 +82,8 @@ def direct_gemm(
         depth = tl.arange(0, BLOCK_DEPTH)
         row_at = row.to(tl.int64)
         sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-        for begin in range(0, DEPTH, BLOCK_DEPTH):
-            at = begin + depth
+        for step in range(steps * part // SPLITS, steps * (part + 1) // SPLITS):
+            at = step * BLOCK_DEPTH + depth
             is_depth = at < DEPTH
             a = tl.load(x + row_at[:, None] * x_stride + at[None, :], is_row[:, None] & is_depth[None, :], 0.0)
             b = tl.load(weight + at[:, None] * COLUMNS + column[None, :], is_depth[:, None] & is_column[None, :], 0.0)
@@ -102,18 +107,27 @@ def direct_gemm(
             AFTER_A,
             AFTER_B,
         )
-        tl.store(y + row_at[:, None] * y_stride + column[None, :], out.to(y.dtype.element_ty), is_place)
+        y_row = (row_at + part * rows.to(tl.int64))[:, None] if SPLITS > 1 else row_at[:, None]
+        tl.store(y + y_row * y_stride + column[None, :], out.to(y.dtype.element_ty), is_place)
 
 
 @dataclass(frozen=True)
 class GpuTile:
-    """What a block computes at a time: rows and columns of the result, the depth of one product; warps and stages."""
+    """What a block computes at a time: rows and columns of the result, the depth of one product; warps and stages.
+
+    splits: parts that the whole depth is cut into, see `gpu_parts`.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    splits: int = 1
+
+    def count(self, rows: int, columns: int) -> int:
+        """Tiles of a result."""
+        return -(-rows // self.rows) * -(-columns // self.columns)
 
     def shared_bytes(self, elem_bytes: int) -> int:
         """Of the operands that are under way."""
@@ -149,22 +163,28 @@ class GpuDirectGemm(GpuAlgorithm):
         return None
 
     def configs(self, spec: ConvSpec, gpu: Gpu, precision: str) -> list[GpuTile]:
-        return product_tiles(spec.n * spec.p * spec.q, spec.k, spec.c, gpu, precision)
+        rows = spec.n * spec.p * spec.q
+        found = [
+            replace(tile, splits=splits)
+            for tile in product_tiles(rows, spec.k, spec.c, gpu, precision)
+            for splits in worthwhile_splits(tile.count(rows, spec.k), -(-spec.c // tile.depth), gpu)
+        ]
+        return sorted(found, key=lambda tile: self.cost(spec, tile, gpu, precision).seconds)
 
     def cost(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuCost:
         rows = spec.n * spec.p * spec.q
-        return roofline(
+        product = roofline(
             spec.flops,
             spec.least_bytes * PRECISION_BYTES[precision] / spec.elem_bytes,
             gpu,
             precision,
             tile_efficiency(rows, spec.k, config, gpu),
         )
+        return replace(product, seconds=product.seconds + summation_seconds(spec, config.splits, gpu))
 
     def implement(self, spec: ConvSpec, config: GpuTile, gpu: Gpu, precision: str) -> GpuImplementation:
-        rows = spec.n * spec.p * spec.q
-        tiles = -(-rows // config.rows) * -(-spec.k // config.columns)
-        programs = min(tiles, gpu.multiprocessors)
+        rows, splits = spec.n * spec.p * spec.q, config.splits
+        programs = min(config.count(rows, spec.k) * splits, gpu.multiprocessors)
         constants = {
             "DEPTH": spec.c,
             "COLUMNS": spec.k,
@@ -173,17 +193,26 @@ class GpuDirectGemm(GpuAlgorithm):
             "BLOCK_DEPTH": config.depth,
             "GROUP_ROWS": GROUP_ROWS,
             "PROGRAMS": programs,
+            "SPLITS": splits,
             "PRECISION": INPUT_PRECISION[precision],
-            **epilogue_constants(spec.epilogue),
+            **epilogue_constants(spec.epilogue if splits == 1 else Epilogue()),
         }
         # Pointers that are not read are given all the same: a kernel has one signature.
-        bias = BIAS if spec.epilogue.bias else "weight"
-        residual = RESIDUAL if spec.epilogue.residual else Y
-        arguments = (X, "weight", bias, residual, Y, rows, spec.c, spec.k, spec.k)
+        has_bias, has_residual = (splits == 1 and each for each in (spec.epilogue.bias, spec.epilogue.residual))
+        result = Y if splits == 1 else PARTS
+        arguments = (X, "weight", BIAS if has_bias else "weight", RESIDUAL if has_residual else result, result)
         launch = GpuLaunch(
-            direct_gemm, (programs,), arguments, constants, {BIAS: "f32"}, warps=config.warps, stages=config.stages
+            direct_gemm,
+            (programs,),
+            (*arguments, rows, spec.c, spec.k, spec.k),
+            constants,
+            {BIAS: "f32", PARTS: "f32"},
+            warps=config.warps,
+            stages=config.stages,
         )
-        return GpuImplementation((launch,))
+        if splits == 1:
+            return GpuImplementation((launch,))
+        return GpuImplementation((launch, summation(spec, splits)), (workspace(spec, splits),))
 
     def pack(self, spec: ConvSpec, config: GpuTile, weight: torch.Tensor, precision: str) -> dict[str, torch.Tensor]:
         return {"weight": weight.reshape(spec.k, spec.c).T.contiguous().to(TORCH_TYPES[precision])}
@@ -207,8 +236,8 @@ def tile_efficiency(rows: int, columns: int, tile: GpuTile, gpu: Gpu) -> float:
     """Of the peak: what is left of it by tiles that are not full, by the last wave, by tiles that read much."""
     row_tiles, column_tiles = -(-rows // tile.rows), -(-columns // tile.columns)
     full = rows * columns / (row_tiles * tile.rows * column_tiles * tile.columns)
-    waves = -(-row_tiles * column_tiles // gpu.multiprocessors)
-    busy = row_tiles * column_tiles / (waves * gpu.multiprocessors)
+    waves = -(-row_tiles * column_tiles * tile.splits // gpu.multiprocessors)
+    busy = row_tiles * column_tiles * tile.splits / (waves * gpu.multiprocessors)
     reading = tile.rows * tile.columns / (tile.rows + tile.columns)
     return TILE_EFFICIENCY * full * busy * reading / (reading + 16)
 

@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from waterline.algorithms.gpu import INPUT_PRECISION, GpuImplementation, Workspace, X, Y
+from waterline.algorithms.gradients import DW, DX, DY, WEIGHT, gradient_spec
 from waterline.algorithms.grouped.gpu import (
     FILL,
     GROUPED_GPU,
@@ -43,7 +44,6 @@ from waterline.errors import Refused
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec, Epilogue
 
-DY, DX, WEIGHT, DW = "dy", "dx", "weight", "dw"
 PACKED, SUMS = "packed_weight", "sums_of_programs"
 PACK_BLOCK = 1024  # elements that a program packs
 ROWS = 64  # tiles that are multiplied at a time
@@ -183,30 +183,6 @@ def _packed(spec: ConvSpec, gpu: Gpu, precision: str, x: str, y: str, is_gradien
     return GpuImplementation((pack, launch(spec, config, gpu, precision, x, PACKED, y)), (Workspace(PACKED, elems),))
 
 
-def gradient_spec(spec: ConvSpec) -> ConvSpec:
-    """The convolution of dy that gives dx: weights reversed, strides and upsampling exchanged."""
-    span = [dilation * (taps - 1) for dilation, taps in zip(spec.dilation, (spec.r, spec.s), strict=True)]
-    before = [reach - pad for reach, pad in zip(span, spec.pad[:2], strict=True)]
-    # What lies behind decides the number of outputs: as many as the layer has inputs.
-    behind = [
-        (wanted - 1) * step + reach + 1 - ((given - 1) * zeros + 1) - pad
-        for wanted, step, reach, given, zeros, pad in zip(
-            (spec.h, spec.w), spec.upsample, span, (spec.p, spec.q), spec.stride, before, strict=True
-        )
-    ]
-    return replace(
-        spec,
-        c=spec.k,
-        h=spec.p,
-        w=spec.q,
-        k=spec.c,
-        stride=spec.upsample,
-        upsample=spec.stride,
-        pad=(before[0], before[1], behind[0], behind[1]),
-        epilogue=Epilogue(),
-    )
-
-
 def weight_gradient(spec: ConvSpec, gpu: Gpu, precision: str) -> GpuImplementation:
     """Of x and dy: dw. Raises Refused."""
     spec = replace(spec, epilogue=Epilogue())
@@ -283,7 +259,6 @@ def weight_gradient_layout(spec: ConvSpec, gpu: Gpu, precision: str) -> Layout |
 __all__ = [
     "data_gradient",
     "forward",
-    "gradient_spec",
     "weight_gradient",
     "weight_gradient_layout",
     "weight_gradient_of",

@@ -22,7 +22,7 @@ algorithm's, and padding. Numerics: sums in f32, one chain over (r, s, c).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -42,13 +42,22 @@ from waterline.algorithms.gpu import (
     Y,
     roofline,
 )
+from waterline.algorithms.gpu_parts import PARTS, summation, summation_seconds, workspace, worthwhile_splits
 from waterline.algorithms.indirect.gpu_kernels import indirect_boxes, indirect_rows
+from waterline.algorithms.indirect.gpu_tiles import (
+    L2_BYTES_PER_CYCLE,
+    TILES,
+    best_depth,
+    product_seconds,
+    row_bytes_per_cycle,
+    staged,
+)
 from waterline.codegen.gpu.epilogue import constants as epilogue_constants
 from waterline.codegen.gpu.epilogue import has_activations
 from waterline.codegen.gpu.kernel import ALIGNMENT_BYTES, WARP_THREADS, GpuLaunch
 from waterline.errors import Refused
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
-from waterline.spec import ConvSpec
+from waterline.spec import ConvSpec, Epilogue
 
 
 @dataclass(frozen=True)
@@ -64,26 +73,8 @@ class IndirectConfig:
         return box_efficiency(self.box) if self.loads == "boxes" else EFFICIENCY[self.loads]
 
 
-# Rows, columns, warps.
-TILES = (
-    (128, 256, 8),
-    (256, 128, 8),
-    (128, 128, 4),
-    (256, 64, 8),
-    (64, 256, 4),
-    (128, 64, 4),
-    (64, 128, 4),
-    (64, 64, 4),
-    (64, 32, 4),
-    (64, 16, 4),
-)
-# Products of f32 that are exact are not the matrix unit's, and hold their operands in registers.
-MOST_EXACT_ELEMS = 64 * 64
-EXACT_DEPTH = 16
 MOST_RUNS_SIDE = 128  # rows or columns of a tile of runs
 PART_BYTES = 64  # of a thread's results that pass through the epilogue at once
-DEPTH_BYTES = 128  # of one product, at most: what shared memory serves without conflicts
-MOST_STAGES = 4
 GROUP_ROWS = 8
 MOST_CONFIGS = 8
 LEAST_GROUP_CHANNELS = 16  # in and out: the least that a matrix instruction multiplies
@@ -91,10 +82,6 @@ MOST_BOX = 256  # pixels along one axis that a bulk copy moves
 LARGEST_OFFSET = 2**31 - 1
 # Of the peak, of a full wave of large tiles: estimates.
 EFFICIENCY = {"boxes": 0.65, "taps": 0.6, "runs": 0.6}
-# That a multiprocessor reads while all read, of 64 that its port passes; and that rows found by their addresses bring,
-# for each byte of a vector: a warp's load takes a dozen instructions with its addresses and conditions. Estimates.
-L2_BYTES_PER_CYCLE = 45
-ROW_BYTES_PER_CYCLE = 10
 LINE_EFFICIENCY = 0.8  # of boxes that are a line of images or of columns
 
 
@@ -148,7 +135,7 @@ class GpuIndirect(GpuAlgorithm):
         shared_bytes = tile.shared_bytes(PRECISION_BYTES[precision])
         # A block that stores leaves the matrix unit to its neighbour, where there is room for one.
         blocks_at_once = max(1, min(8 // tile.warps, gpu.shared_bytes // shared_bytes))
-        programs = min(tiles, gpu.multiprocessors * blocks_at_once)
+        programs = min(tiles * tile.splits, gpu.multiprocessors * blocks_at_once)
         constants: dict[str, Any] = {
             **{name.upper(): getattr(spec, name) for name in "hwckpqrs"},
             "STRIDE_H": spec.stride[0],
@@ -166,6 +153,7 @@ class GpuIndirect(GpuAlgorithm):
             "PART_ELEMS": tile.warps * WARP_THREADS * PART_BYTES // PRECISION_BYTES[precision],
             "GROUP_ROWS": GROUP_ROWS,
             "PROGRAMS": programs,
+            "SPLITS": tile.splits,
             "PRECISION": INPUT_PRECISION[precision],
         }
         if config.loads == "boxes":
@@ -183,15 +171,18 @@ class GpuIndirect(GpuAlgorithm):
                 "BLOCK_ROWS": tile.rows,
             }
             function, count = indirect_rows, spec.n * spec.p * spec.q
-        constants |= epilogue_constants(spec.epilogue)
+        is_whole = tile.splits == 1
+        epilogue = spec.epilogue if is_whole else Epilogue()
+        constants |= epilogue_constants(epilogue)
         # Pointers that are not read are given all the same: a kernel has one signature.
-        bias = BIAS if spec.epilogue.bias else "weight"
-        residual = RESIDUAL if spec.epilogue.residual else Y
-        arguments = (X, "weight", bias, residual, Y, count)
-        launch = GpuLaunch(
-            function, (programs,), arguments, constants, {BIAS: "f32"}, warps=tile.warps, stages=tile.stages
-        )
-        return GpuImplementation((launch,))
+        result = Y if is_whole else PARTS
+        bias = BIAS if epilogue.bias else "weight"
+        arguments = (X, "weight", bias, RESIDUAL if epilogue.residual else result, result, count)
+        types = {BIAS: "f32", PARTS: "f32"}
+        launch = GpuLaunch(function, (programs,), arguments, constants, types, warps=tile.warps, stages=tile.stages)
+        if is_whole:
+            return GpuImplementation((launch,))
+        return GpuImplementation((launch, summation(spec, tile.splits)), (workspace(spec, tile.splits),))
 
     def pack(
         self, spec: ConvSpec, config: IndirectConfig, weight: torch.Tensor, precision: str
@@ -310,28 +301,18 @@ def arithmetic_seconds(spec: ConvSpec, config: IndirectConfig, gpu: Gpu, precisi
     tiles = row_tiles(spec, config) * spec.groups * -(-spec.group_k // tile.columns)
     if not tiles:
         return 0.0
-    tile_flops = executed_flops(spec, config, precision) / tiles
-    # What is not products is longer in small tiles and short steps.
-    reading = tile.rows * tile.columns / (tile.rows + tile.columns)
-    share = config.efficiency * tile.depth / (tile.depth + 8) * reading / (reading + 8)
-    product_seconds = tile_flops * gpu.multiprocessors / (gpu.peak(precision) * share)
-    row_rate = L2_BYTES_PER_CYCLE
+    depth = executed_flops(spec, config, precision) / (2 * tiles * tile.rows * tile.columns)
+    row_rate = float(L2_BYTES_PER_CYCLE)
     if config.loads != "boxes":
-        row_rate = min(row_rate, ROW_BYTES_PER_CYCLE * vector_bytes(spec, config, precision))
-    # An element of a row meets all columns of the tile, an element of the filters all rows.
-    cycles = (
-        tile_flops / 2 * PRECISION_BYTES[precision] * (1 / tile.columns / row_rate + 1 / tile.rows / L2_BYTES_PER_CYCLE)
-    )
-    read_seconds = cycles / gpu.clock_hz
-    return -(-tiles // gpu.multiprocessors) * max(product_seconds, read_seconds)
+        row_rate = row_bytes_per_cycle(vector_bytes(spec, config, precision))
+    parts, part_depth = tiles * tile.splits, depth / tile.splits
+    seconds = product_seconds(tile, parts, part_depth, config.efficiency, row_rate, L2_BYTES_PER_CYCLE, gpu, precision)
+    return seconds + summation_seconds(spec, tile.splits, gpu)
 
 
 def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[IndirectConfig]:
-    elem_bytes = PRECISION_BYTES[precision]
     elems = spec.group_c if loads != "runs" else spec.r * run_of(spec, precision)[0]
-    is_exact = precision == "f32"
-    depths = [depth for depth in (64, 32, 16) if depth * elem_bytes <= DEPTH_BYTES and not is_exact]
-    depth = min(depths, key=lambda each: _up(elems, each) * (each + 8) / each, default=EXACT_DEPTH)
+    depth = best_depth(elems, precision)
     made = []
     for rows, columns, warps in TILES:
         if loads != "boxes" and columns > 2 * rows:
@@ -340,13 +321,13 @@ def _configs(spec: ConvSpec, loads: str, gpu: Gpu, precision: str) -> list[Indir
             if max(rows, columns) > MOST_RUNS_SIDE:
                 continue
             warps = 8 if rows == MOST_RUNS_SIDE else warps
-        stage_bytes = GpuTile(rows, columns, depth, warps, 1).shared_bytes(elem_bytes)
-        # Four warps leave room for a second block, but never less than three stages.
-        stages = min(max(gpu.shared_bytes * warps // 8 // stage_bytes, 3), MOST_STAGES)
-        if stages * stage_bytes > gpu.shared_bytes or (is_exact and rows * columns > MOST_EXACT_ELEMS):
+        tile = staged(rows, columns, depth, warps, gpu, precision)
+        if tile is None:
             continue
-        tile = GpuTile(rows, columns, depth, warps, stages)
-        made.append(IndirectConfig(loads, tile, best_box(spec, rows) if loads == "boxes" else (1, 1, 1)))
+        config = IndirectConfig(loads, tile, best_box(spec, rows) if loads == "boxes" else (1, 1, 1))
+        tiles = row_tiles(spec, config) * spec.groups * -(-spec.group_k // columns)
+        steps = DepthLayout.of(spec, config, precision).chunks * (1 if loads == "runs" else spec.taps)
+        made += [replace(config, tile=replace(tile, splits=each)) for each in worthwhile_splits(tiles, steps, gpu)]
     return made
 
 

@@ -168,6 +168,7 @@ def indirect_boxes(
     PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BEFORE: tl.constexpr,
@@ -180,7 +181,8 @@ def indirect_boxes(
 ):
     """Tiles of a box of pixels x BLOCK_COLUMNS outputs, through tensor descriptors.
 
-    CHUNKS: steps of a tap. SKIPS: some boxes see nothing through some taps.
+    CHUNKS: steps of a tap. SKIPS: some boxes see nothing through some taps. SPLITS: parts of the depth, one after the
+    other in y.
     """
     block_rows: tl.constexpr = BOX_IMAGES * BOX_ROWS * BOX_COLUMNS
     p_tiles: tl.constexpr = (P + BOX_ROWS - 1) // BOX_ROWS
@@ -210,8 +212,9 @@ def indirect_boxes(
         weight, [COLUMN_TILES * BLOCK_COLUMNS, depth], [depth, 1], [BLOCK_COLUMNS, BLOCK_DEPTH]
     )
     row_tiles = tl.cdiv(images, BOX_IMAGES) * (p_tiles * q_tiles)
-    for tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES, PROGRAMS):
-        row_tile, column_tile = _place_of(tile, row_tiles, COLUMN_TILES, GROUP_ROWS)
+    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, PROGRAMS):
+        part = part_tile % SPLITS
+        row_tile, column_tile = _place_of(part_tile // SPLITS, row_tiles, COLUMN_TILES, GROUP_ROWS)
         first_image = row_tile // (p_tiles * q_tiles) * BOX_IMAGES
         first_p = row_tile // q_tiles % p_tiles * BOX_ROWS
         first_q = row_tile % q_tiles * BOX_COLUMNS
@@ -227,7 +230,7 @@ def indirect_boxes(
             steps = R * S * CHUNKS
             run = S * CHUNKS
         sums = tl.zeros((block_rows, BLOCK_COLUMNS), tl.float32)
-        for step in tl.range(0, steps):
+        for step in tl.range(steps * part // SPLITS, steps * (part + 1) // SPLITS):
             r = first_r + step // run
             s = first_s + step % run // CHUNKS
             chunk = step % CHUNKS * BLOCK_DEPTH
@@ -250,7 +253,7 @@ def indirect_boxes(
             sums,
             bias,
             residual,
-            y,
+            y + part * images.to(tl.int64) * (P * Q * K) if SPLITS > 1 else y,
             row,
             (image < images) & (p < P) & (q < Q),
             column_tile,
@@ -306,6 +309,7 @@ def indirect_rows(
     PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BEFORE: tl.constexpr,
@@ -319,14 +323,16 @@ def indirect_rows(
     """Tiles of BLOCK_ROWS pixels x BLOCK_COLUMNS outputs, each row loaded from its own address.
 
     RUN: elements of a filter's row, of which LEAD come before its first tap, or 0 where taps are taken one by one.
-    CHUNKS: steps of a tap, or of the whole depth. HAS_OUTSIDE: some tap sees padding.
+    CHUNKS: steps of a tap, or of the whole depth. HAS_OUTSIDE: some tap sees padding. SPLITS: parts of the depth, one
+    after the other in y.
     """
     tiles_of_group: tl.constexpr = COLUMN_TILES * GROUP_K // K
     steps: tl.constexpr = CHUNKS if RUN > 0 else R * S * CHUNKS
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     depth = tl.arange(0, BLOCK_DEPTH)
-    for tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES, PROGRAMS):
-        row_tile, column_tile = _place_of(tile, row_tiles, COLUMN_TILES, GROUP_ROWS)
+    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, PROGRAMS):
+        part = part_tile % SPLITS
+        row_tile, column_tile = _place_of(part_tile // SPLITS, row_tiles, COLUMN_TILES, GROUP_ROWS)
         row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         # Rows beyond the last read the last one's pixel, so that loads need no mask for them.
         known = tl.minimum(row, rows - 1)
@@ -340,7 +346,7 @@ def indirect_rows(
         column = column_tile * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
         filter_at = weight + column[:, None] * (steps * BLOCK_DEPTH) + depth[None, :]
         sums = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
-        for step in tl.range(0, steps):
+        for step in tl.range(steps * part // SPLITS, steps * (part + 1) // SPLITS):
             if RUN > 0:
                 at = step * BLOCK_DEPTH + depth
                 r = at // RUN * DILATION_H
@@ -371,7 +377,7 @@ def indirect_rows(
             sums,
             bias,
             residual,
-            y,
+            y + part * rows.to(tl.int64) * K if SPLITS > 1 else y,
             row.to(tl.int64),
             row < rows,
             column_tile,

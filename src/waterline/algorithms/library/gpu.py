@@ -30,11 +30,12 @@ from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.operators.gpu_torch import evaluate
 from waterline.spec import Activation, ConvSpec
 
-EFFICIENCY = 0.05  # for the choice: what this computes nothing else does
+EFFICIENCY = 0.5  # of the roofline, with the epilogue's operators: a guess, which decides nothing
 
 
 class GpuLibrary(GpuAlgorithm):
     name = "torch"
+    is_last_resort = True
 
     def refuse(self, spec: ConvSpec, gpu: Gpu, precision: str) -> Refusal | None:
         return None

@@ -7,22 +7,22 @@ import itertools
 import statistics
 from collections.abc import Iterator
 
+from waterline.api.compiling import make_engine
 from waterline.bench import records
 from waterline.bench.command import check_threads, counts, positive, words
+from waterline.bench.comparison import peak_now
 from waterline.bench.experiments import Listener
 from waterline.bench.experiments.efficiency_network import Subject, describe, with_peak
 from waterline.bench.records import Record
 from waterline.bench.timing import Protocol, Ratio, interleave
-from waterline.machine import Machine
+from waterline.machine import Machine, Rates
 from waterline.models import default_image_size
-from waterline.runtime.calibration import measure_peak
 
 PROTOCOL = "experiment efficiency"
 # The first is what the others' latencies are compared with.
 NETWORKS = ("convnext_tiny", "convfirst_tiny", "efficientnet_b0", "mobilenet_v2", "resnet18", "resnet50")
 CONVNEXT, CONVFIRST = NETWORKS[:2]
 LEAST_ROUNDS = 5
-_PEAK_S = 0.005
 
 
 def configure(parser: argparse._ActionsContainer) -> None:
@@ -31,11 +31,17 @@ def configure(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument("--batch", type=counts, default=[1], metavar="N,..", help="default: 1")
     parser.add_argument("--image-size", type=positive, metavar="N", help="height and width of the image")
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu, or cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--dtype", default="float32", metavar="D", help="of the arithmetic (default: float32)")
 
 
 def measure(arguments: argparse.Namespace, machine: Machine, listener: Listener) -> Iterator[list[Record]]:
     """The records of one batch and number of threads after the other, a network each."""
+    rates: Rates = machine
     threads = arguments.threads or [machine.cores]
+    if arguments.device != "cpu":
+        rates = make_engine(arguments.device, arguments.dtype, None).rates
+        threads = [1]
     for count in threads:
         check_threads(count, machine)
     networks = words(arguments.network) if arguments.network else list(NETWORKS)
@@ -44,14 +50,17 @@ def measure(arguments: argparse.Namespace, machine: Machine, listener: Listener)
         subjects = []
         for name in networks:
             listener.show(f"compiling {name}")
-            subjects.append(Subject.prepare(name, batch, count, arguments.image_size))
+            engine = (count, arguments.dtype, arguments.device)
+            subjects.append(Subject.prepare(name, batch, *engine, image_size=arguments.image_size))
         size = arguments.image_size
-        found = together(subjects, machine, batch, count, protocol, listener)
-        yield [{**record, "image_size": size or default_image_size(record["model"])} for record in found]
+        found = together(subjects, rates, batch, count, protocol, listener)
+        for record in found:
+            record |= {"image_size": size or default_image_size(record["model"]), "dtype": arguments.dtype}
+        yield found
 
 
 def together(
-    subjects: list[Subject], machine: Machine, batch: int, threads: int, protocol: Protocol, listener: Listener
+    subjects: list[Subject], machine: Rates, batch: int, threads: int, protocol: Protocol, listener: Listener
 ) -> list[Record]:
     """Calls and profiled inferences of all networks take turns in rounds, beside the machine's peak."""
     peaks: list[float] = []
@@ -61,7 +70,7 @@ def together(
     timings = interleave(
         {**calls, **profiles},
         protocol,
-        each_round=lambda: peaks.append(measure_peak(machine, _PEAK_S, threads)),
+        each_round=lambda: peaks.append(peak_now(machine, threads)),
         on_round=lambda rounds, share: listener.show(f"{what}: {rounds} rounds, {100 * share:.0f} %"),
     )
     peak = statistics.median(peaks)
@@ -76,7 +85,6 @@ def together(
             protocol=PROTOCOL,
             model=subject.name,
             engine="waterline",
-            dtype="float32",
             batch=batch,
             threads=threads,
         )

@@ -16,7 +16,7 @@ from waterline.bench.experiments.efficiency_paper import published
 from waterline.bench.records import Record
 from waterline.bench.workload import Workload, flops
 from waterline.graph import Graph, ops
-from waterline.machine import Machine
+from waterline.machine import Machine, Rates
 from waterline.runtime.profile import Report
 
 # Of `LayerAnalysis`, in a record's "layers": a column each.
@@ -44,7 +44,15 @@ class Subject:
     reports: list[Report] = field(default_factory=list)
 
     @classmethod
-    def prepare(cls, name: str, batch: int, threads: int, image_size: int | None = None) -> Subject:
+    def prepare(
+        cls,
+        name: str,
+        batch: int,
+        threads: int,
+        dtype: str = "float32",
+        device: str = "cpu",
+        image_size: int | None = None,
+    ) -> Subject:
         """Compile a network of the zoo.
 
         Raises:
@@ -52,7 +60,7 @@ class Subject:
         """
         workload = Workload.named(name, image_size)
         inputs = workload.inputs(batch)
-        net = ours.compiled(Task(workload.model, inputs, threads))
+        net = ours.compiled(Task(workload.model, inputs, threads, dtype, device))
         graph = workload.graph(batch)
         engine = ours.engine_of(net, inputs)
         return cls(name, net, list(inputs.values()), engine, flops(graph), parameters(graph))
@@ -61,7 +69,7 @@ class Subject:
         """One inference (after one to warm up) with the layers' times."""
         self.reports.append(self.net.profile(*self.inputs, seconds=_PROFILED))
 
-    def analyse(self, machine: Machine) -> Analysis:
+    def analyse(self, machine: Rates) -> Analysis:
         """Of the medians of the profiled inferences, on a machine with the peak that was measured beside them."""
         return of_report(self.net.plan_for(*self.inputs), machine, median_report(self.reports))
 
@@ -85,8 +93,10 @@ def median_report(reports: Sequence[Report]) -> Report:
     return replace(reports[0], rows=rows, time_ns=time_ns, runs=len(reports), phase_sums=())
 
 
-def with_peak(machine: Machine, threads: int, peak_flops_per_s: float) -> Machine:
-    """The same machine, whose peak of so many threads is the one given."""
+def with_peak(machine: Rates, threads: int, peak_flops_per_s: float) -> Rates:
+    """The same machine, whose peak of so many threads is the one given; a GPU has its calibration's."""
+    if not isinstance(machine, Machine):
+        return machine
     return replace(machine, peak_flops_per_s=peak_flops_per_s / threads, peak_all_flops_per_s=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,7 +38,7 @@ class Place:
         if device.is_interpreted:
             return cls(device, False, batches, is_quick)
         torch.cuda.set_device(device.torch_device)
-        gpu = with_rates(device.gpu, measure_rates(device), waterline.__version__)
+        gpu = with_rates(device.gpu, measure_rates(device), waterline.__version__, time.time())
         torch.cuda.empty_cache()
         return cls(replace(device, gpu=gpu), True, batches, is_quick)
 

@@ -14,9 +14,12 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.errors import TritonError
 
 WARP_THREADS = 32
 ALIGNMENT_BYTES = 16  # of tensors: what vector accesses and bulk copies want
+# What a launch raises where a kernel cannot be compiled, or there is no memory for it.
+KERNEL_ERRORS: tuple[type[Exception], ...] = (RuntimeError, TritonError)
 _TORCH_TYPES = {
     "f32": torch.float32,
     "tf32": torch.float32,
@@ -37,7 +40,7 @@ def triton_version() -> str:
 
 
 def _allocate(size_bytes: int, alignment_bytes: int, stream: int | None) -> torch.Tensor:
-    """Memory for the tensor descriptors that a launch makes; PyTorch's allocations are aligned to 512 bytes."""
+    """Memory on the current device for the tensor descriptors that a launch makes; PyTorch aligns it to 512 bytes."""
     return torch.empty(size_bytes, dtype=torch.int8, device="cuda")
 
 
@@ -65,7 +68,7 @@ class GpuLaunch:
     def run(self, tensors: Mapping[str, Any]) -> None:
         """Starts it on tensors of PyTorch, by name."""
         if not is_interpreted():
-            triton.set_allocator(_allocate)  # of this thread
+            triton.set_allocator(_allocate)  # remembered for each thread, and autograd has threads of its own
         given = [tensors[each] if isinstance(each, str) else each for each in self.arguments]
         self.function[self.grid](*given, **self.constants, num_warps=self.warps, num_stages=self.stages)
 
@@ -162,4 +165,13 @@ class Usage:
     spilled_bytes: int
 
 
-__all__ = ["Compiled", "GpuCall", "GpuLaunch", "LibraryCall", "Usage", "is_interpreted", "triton_version"]
+__all__ = [
+    "KERNEL_ERRORS",
+    "Compiled",
+    "GpuCall",
+    "GpuLaunch",
+    "LibraryCall",
+    "Usage",
+    "is_interpreted",
+    "triton_version",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from dataclasses import dataclass, replace
@@ -88,21 +89,30 @@ def calibrated(device: Device, folder: Path | None, version: str) -> Device:
     path = None if folder is None else folder / "calibration-gpu.json"
     key = [device.gpu.name, device.gpu.multiprocessors, version, torch.__version__]
     kept = _load(path)
-    entry = kept.get(device.gpu.name, {})
-    is_good = entry.get("key") == key and 0 <= time.time() - entry.get("time_s", 0) <= MAX_AGE_S
-    if not is_good:
-        rates = measure_rates(device)
-        entry = {"key": key, "time_s": time.time(), "rates": rates}
+    entry = kept.get(device.gpu.name)
+    if entry is None or not _is_good(entry, key):
+        entry = {"key": key, "time_s": time.time(), "rates": measure_rates(device)}
         if path is not None:
             try:
                 write_atomically(path, json.dumps({**kept, device.gpu.name: entry}, indent=1).encode())
             except OSError as error:
                 _log.warning("the calibration cannot be kept and will be measured again: %s", error)
-    return replace(device, gpu=with_rates(device.gpu, entry["rates"], version))
+    return replace(device, gpu=with_rates(device.gpu, entry["rates"], version, entry["time_s"]))
 
 
-def with_rates(gpu: Gpu, rates: dict[str, float], version: str) -> Gpu:
-    date = time.strftime("%Y-%m-%d", time.gmtime())
+def _is_good(entry: Any, key: list[Any]) -> bool:
+    """Whether an entry of the file is what `calibrated` writes, of this key and not too old."""
+    if not isinstance(entry, dict) or entry.get("key") != key or not isinstance(entry.get("rates"), dict):
+        return False
+    rates = [entry["rates"].get(name) for name in (*PRECISIONS, "memory")]
+    if not all(isinstance(rate, float) and 0 < rate < math.inf for rate in rates):
+        return False
+    time_s = entry.get("time_s")
+    return isinstance(time_s, float) and 0 <= time.time() - time_s <= MAX_AGE_S
+
+
+def with_rates(gpu: Gpu, rates: dict[str, float], version: str, time_s: float) -> Gpu:
+    date = time.strftime("%Y-%m-%d", time.gmtime(time_s))
     return replace(
         gpu,
         memory_bytes_per_s=rates["memory"],
@@ -145,7 +155,7 @@ def _load(path: Path | None) -> dict[str, Any]:
         return found if isinstance(found, dict) else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _log.warning("ignoring the calibration in %s: %s", path, error)
         return {}
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
 
-from waterline.runtime.gpu.program import BoundGpuCall, GpuProgram
-from waterline.runtime.gpu.timing import Repeated
+from waterline.runtime.gpu.program import GpuProgram
 from waterline.runtime.profile import Report, row_of
 
-REPEATS = 10  # of a step in its graph
 LEAST_ROUNDS = 3
 
 
@@ -25,15 +22,13 @@ def measure(program: GpuProgram, inputs: Sequence[torch.Tensor], seconds: float)
     """Runs the network, then all its steps in turn for about `seconds` and three times at least. In the interpreter,
     where times say nothing, once."""
     program.run(inputs)
-    plan, target, device = program.plan, program.target, program.device.torch_device
-    runs = [Repeated(partial(_run, calls), REPEATS, device) if calls else None for calls in program.by_step]
-    whole = Repeated(program.launch, 1, device)
+    plan, target, runs = program.plan, program.target, program.step_runs
     deadline = time.monotonic() + seconds
     least = 1 if program.device.is_interpreted else LEAST_ROUNDS
     steps: list[list[float]] = []
     networks: list[float] = []
     while len(steps) < least or (time.monotonic() < deadline and not program.device.is_interpreted):
-        networks.append(whole.seconds())
+        networks.append(program.whole_run.seconds())
         steps.append([0.0 if run is None else run.seconds() for run in runs])
     medians = 1e9 * np.median(np.array(steps).reshape(len(steps), len(runs)), axis=0)
     return Report(
@@ -46,11 +41,6 @@ def measure(program: GpuProgram, inputs: Sequence[torch.Tensor], seconds: float)
         rows=tuple(row_of(step, float(ns), target, 1) for step, ns in zip(plan.steps, medians, strict=True)),
         time_ns=1e9 * float(np.median(networks)),
     )
-
-
-def _run(calls: Sequence[BoundGpuCall]) -> None:
-    for call in calls:
-        call.run()
 
 
 __all__ = ["measure"]

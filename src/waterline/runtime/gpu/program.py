@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 
 from waterline.algorithms.gpu import RESIDUAL, TORCH_TYPES, X, Y
-from waterline.codegen.gpu.kernel import GpuCall
+from waterline.codegen.gpu.ahead import compile_ahead
+from waterline.codegen.gpu.kernel import GpuCall, GpuLaunch
 from waterline.graph.block import BlockSpec
 from waterline.planner import Plan, Step, Storage
 from waterline.planner.gpu import GpuTarget
 from waterline.runtime.gpu.device import Device
-from waterline.runtime.gpu.timing import record
+from waterline.runtime.gpu.timing import Repeated, record
 from waterline.runtime.gpu.weights import GpuWeights
 from waterline.runtime.locks import RenewedLock
 from waterline.spec import TensorView
 
 _log = logging.getLogger("waterline.gpu")
+
+STEP_REPEATS = 10  # of a step in its graph
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,11 @@ class GpuProgram:
         Returns:
             New tensors of the program's type, images in channels-last order, with all images of the plan.
         """
-        with self._lock:
+        with self._lock, torch.cuda.device_of(self._arena):
             if self._graph is None and self.calls and not self.device.is_interpreted:
                 self._graph = self._recorded()
             if self._done is not None:  # another stream may be at work on the same memory
-                torch.cuda.current_stream(self.device.torch_device).wait_event(self._done)
+                torch.cuda.current_stream().wait_event(self._done)
             for own, given in zip(self._inputs, inputs, strict=True):
                 (own[: given.shape[0]] if given.shape else own).copy_(given, non_blocking=True)
             if self._graph is None:
@@ -125,17 +129,31 @@ class GpuProgram:
             results = [output.clone() for output in self._outputs]
             if not self.device.is_interpreted:
                 self._done = torch.cuda.Event()
-                self._done.record(torch.cuda.current_stream(self.device.torch_device))
+                self._done.record()
             return results
 
     def _recorded(self) -> torch.cuda.CUDAGraph:
+        launches = [bound.call for bound in self.calls if isinstance(bound.call, GpuLaunch)]
+        compile_ahead((launch, self.target.precision) for launch in launches)
         _log.info("%s: recording %d launches in a CUDA graph", self.plan.network, len(self.calls))
         return record(self.launch, 1, self.device.torch_device)
 
     def launch(self) -> None:
         """All calls, on what lies in the inputs."""
-        for call in self.calls:
-            call.run()
+        _launch(self.calls)
+
+    @cached_property
+    def step_runs(self) -> list[Repeated | None]:
+        """Each step by itself, several times in a CUDA graph; None for one that launches nothing."""
+        return [
+            Repeated(partial(_launch, calls), STEP_REPEATS, self.device.torch_device) if calls else None
+            for calls in self.by_step
+        ]
+
+    @cached_property
+    def whole_run(self) -> Repeated:
+        """The network on what lies in its inputs."""
+        return Repeated(self.launch, 1, self.device.torch_device)
 
     @property
     def by_step(self) -> list[list[BoundGpuCall]]:
@@ -144,6 +162,11 @@ class GpuProgram:
         for call in self.calls:
             found[call.step].append(call)
         return found
+
+
+def _launch(calls: Sequence[BoundGpuCall]) -> None:
+    for call in calls:
+        call.run()
 
 
 def _view(root: torch.Tensor, view: TensorView, offset: int) -> torch.Tensor:

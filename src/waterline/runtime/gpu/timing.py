@@ -18,6 +18,7 @@ class Repeated:
     def __init__(self, call: Call, times: int, device: torch.device) -> None:
         self._call = call
         self._times = times
+        self._device = device
         self._graph = record(call, times, device) if device.type == "cuda" else None
 
     def seconds(self) -> float:
@@ -26,7 +27,8 @@ class Repeated:
             begin = time.perf_counter()
             self._call()
             return time.perf_counter() - begin
-        return elapsed_seconds(self._graph.replay) / self._times
+        with torch.cuda.device(self._device):
+            return elapsed_seconds(self._graph.replay) / self._times
 
 
 def record(call: Call, times: int, device: torch.device) -> torch.cuda.CUDAGraph:
@@ -39,14 +41,14 @@ def record(call: Call, times: int, device: torch.device) -> torch.cuda.CUDAGraph
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may ask for memory meanwhile
             for _ in range(times):
                 call()
         return graph
 
 
 def elapsed_seconds(work: Call) -> float:
-    """Between the ends of what was asked for before and of `work`, on the current stream."""
+    """Between the ends of what was asked for before and of `work`, on the current stream of the current device."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     work()

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from waterline.algorithms.gpu import BIAS, RESIDUAL, TORCH_TYPES, X, Y
-from waterline.codegen.gpu.kernel import triton_version
+from waterline.codegen.gpu.kernel import KERNEL_ERRORS, triton_version
+from waterline.errors import Refused
 from waterline.planner.choice import Offer
 from waterline.planner.gpu import GpuTarget, algorithm_of, names
 from waterline.runtime.gpu.device import Device
@@ -26,7 +27,7 @@ class GpuTrial:
     """Candidates of one layer, ready to be run in turns; with `like` those of a trial of more of them.
 
     Raises:
-        RuntimeError: a kernel cannot be compiled, or there is no memory for it.
+        Refused: a kernel cannot be compiled, or there is no memory for it.
     """
 
     def __init__(
@@ -39,7 +40,10 @@ class GpuTrial:
         self._offers = tuple(offers)
         for offer in offers:
             if offer not in self._runs:
-                self._runs[offer] = self._repeated(spec, offer, target, device)
+                try:
+                    self._runs[offer] = self._repeated(spec, offer, target, device)
+                except KERNEL_ERRORS as error:
+                    raise Refused(f"{offer.label} with {offer.config}: {error}") from error
 
     def _repeated(self, spec: ConvSpec, offer: Offer, target: GpuTarget, device: Device) -> Repeated:
         precision = target.precision
@@ -93,6 +97,9 @@ def fingerprint(target: GpuTarget, version: str) -> str:
 
 
 def label(name: str, config: Any) -> str:
+    """Of an algorithm with a config; raises KeyError where there is no such algorithm."""
+    if name not in names():
+        raise KeyError(name)
     return algorithm_of(name).label(config)
 
 

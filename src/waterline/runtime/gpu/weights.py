@@ -1,4 +1,8 @@
-"""Packed weights on a GPU: made once for a layer and a config, shared by all batch sizes of a network."""
+"""Packed weights on a GPU: made once for a layer and a config, shared by all batch sizes of a network.
+
+Batches of different sizes often have different configs, and many configs read weights that are packed alike: what has
+the same elements is kept once.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ class GpuWeights:
         self._target = target
         self._device = device
         self._packed: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+        self._kept: dict[tuple[object, ...], list[torch.Tensor]] = {}  # layers and a name -> all that differ
         self._plain: dict[str, torch.Tensor] = {}
         self._lock = RenewedLock()
 
@@ -42,8 +47,18 @@ class GpuWeights:
         key = self._key(step)
         with self._lock:
             if key not in self._packed:
-                self._packed[key] = self._block(step) if step.parts else self._layer(step)
+                made = self._block(step) if step.parts else self._layer(step)
+                self._packed[key] = {name: self._shared((*_layers(step), name), each) for name, each in made.items()}
             return self._packed[key]
+
+    def _shared(self, key: tuple[object, ...], tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor, or one with the same elements that was made before."""
+        kept = self._kept.setdefault(key, [])
+        for each in kept:
+            if each.dtype == tensor.dtype and torch.equal(each, tensor) and each.stride() == tensor.stride():
+                return each
+        kept.append(tensor)
+        return tensor
 
     def constant(self, name: str) -> torch.Tensor:
         """A constant that an operator reads as it is, in f32."""
@@ -78,14 +93,17 @@ class GpuWeights:
         return torch.tensor(np.ascontiguousarray(array, np.float32), device=self._device)
 
     def _key(self, step: Step) -> tuple[object, ...]:
-        """Two layers may share a constant and read it differently: a tied autoencoder turns it round."""
         assert step.spec is not None
-        layers = [
-            (part.weight, part.bias, type(part.op).__name__, part.spec.groups if isinstance(part.spec, ConvSpec) else 0)
-            for part in step.layers
-        ]
         # What is packed depends on sizes of images in rare algorithms, and never on the batch.
-        return (step.algorithm, step.config, step.spec.with_batch(1), *layers)
+        return (step.algorithm, step.config, step.spec.with_batch(1), *_layers(step))
+
+
+def _layers(step: Step) -> list[tuple[object, ...]]:
+    """Two layers may share a constant and read it differently: a tied autoencoder turns it round."""
+    return [
+        (part.weight, part.bias, type(part.op).__name__, part.spec.groups if isinstance(part.spec, ConvSpec) else 0)
+        for part in step.layers
+    ]
 
 
 __all__ = ["GpuWeights"]
