@@ -13,7 +13,7 @@ import torch
 
 from waterline.bench import records
 from waterline.bench.gpu import timing
-from waterline.bench.gpu.cases import Call, Case, Variant
+from waterline.bench.gpu.cases import Call, Case, Times, Variant
 from waterline.bench.gpu.place import Place
 from waterline.bench.records import Record
 
@@ -102,20 +102,24 @@ class Measuring:
         return found
 
     def _time(self, case: Case, ready: dict[str, tuple[Call, Record]]) -> None:
+        # What a collection lets go may be the GPU's, which a recording does not allow and a time should not hold.
+        gc.disable()
+        try:
+            times = self._times(case, ready)
+        finally:
+            gc.enable()
+        for name, each in times.items():
+            ready[name][1].update(each.record(case, records.rounded))
+            ready[name][1]["cold_bytes_written"] = timing.FLUSHED * self.place.gpu.l2_bytes
+
+    def _times(self, case: Case, ready: dict[str, tuple[Call, Record]]) -> dict[str, Times]:
         turns: dict[str, timing.Turns] = {}
         for name, (call, record) in ready.items():
             self.tell(Begun(case.key, name, record, ROUNDS_LIMIT_S))
             with self._caught(record):
                 turns[name] = timing.Turns(call, self.place)
         self.tell(Begun(case.key, "", self._record(case, {}), ROUNDS_LIMIT_S))
-        gc.disable()
-        try:
-            times = timing.timed(turns, self.place, zlib.crc32(case.key.encode()))
-        finally:
-            gc.enable()
-        for name, each in times.items():
-            ready[name][1].update(each.record(case, records.rounded))
-            ready[name][1]["cold_bytes_written"] = timing.FLUSHED * self.place.gpu.l2_bytes
+        return timing.timed(turns, self.place, zlib.crc32(case.key.encode()))
 
     @contextmanager
     def _caught(self, record: Record) -> Iterator[None]:
