@@ -101,8 +101,10 @@ def test_blocks_beside_pytorch_and_inductor(place, monkeypatch):
 def test_a_network_beside_pytorch(place):
     (case,) = networks.cases(place)
     found = measure(case, place)
-    assert engines(found) == [("waterline", "plan"), ("torch", "channels_last")]
+    assert [algorithm for _, algorithm in engines(found)] == ["plan", "fused", "layer by layer", "channels_last"]
     assert found[0]["flops"] > 0
+    assert found[1]["kernels"]["block_fusion"] == 1
+    assert "block_fusion" not in found[2]["kernels"]
 
 
 def test_a_wrong_network_is_found(place, monkeypatch):

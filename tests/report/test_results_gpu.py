@@ -59,11 +59,24 @@ def failed(of: Record) -> Record:
 def test_networks_beside_pytorch_and_inductor():
     found = [*network("convfirst_tiny", 100, 250, 200), *network("convnext_tiny", 200, 400, 320)]
     found += network("resnet18", 50, 50, batch=1)
+    found += [record("gpu networks", "convfirst_tiny", "waterline", 90, "fused")]
     (table,) = gpu.tables(found)
     assert table.rows == [
-        ["resnet18", "1", "bf16", "50.0", "20000", "2.5 %", "50.0", "", "1.00", ""],
-        ["convfirst_tiny", "64", "bf16", "100.0", "640000", "1.2 %", "250.0", "200.0", "2.50", "2.00"],
-        ["convnext_tiny", "64", "bf16", "200.0", "320000", "0.6 %", "400.0", "320.0", "2.00", "1.60"],
+        ["resnet18", "1", "bf16", "50.0", "20000", "2.5 %", "", "50.0", "", "1.00", ""],
+        [
+            "convfirst_tiny",
+            "64",
+            "bf16",
+            "100.0",
+            "640000",
+            "1.2 %",
+            "fused, 90.0 us",
+            "250.0",
+            "200.0",
+            "2.50",
+            "2.00",
+        ],
+        ["convnext_tiny", "64", "bf16", "200.0", "320000", "0.6 %", "", "400.0", "320.0", "2.00", "1.60"],
     ]
     assert [row[-2:] for row in table.totals] == [["1.00", ""], ["2.24", "1.79"]]
     (note,) = table.notes

@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any
 
 from waterline import models
-from waterline.bench.gpu.graphs import CHOSEN, GraphCase, as_chosen
+from waterline.bench.gpu.graphs import CHOSEN, FUSED, SINGLE, GraphCase, Way, as_chosen, fused_wherever, single
 from waterline.bench.gpu.place import Place
 from waterline.models import ConvFirstConfig
 
@@ -52,15 +52,19 @@ def cases(place: Place) -> list[GraphCase]:
 
 def _case(place: Place, name: str, batch: int, inductor: str = "", *, is_again: bool = False) -> GraphCase:
     size = TINY_SIZE if name == TINY else models.default_image_size(name)
+    precision = place.precision("bf16")
+    ways: dict[str, Way] = {CHOSEN: as_chosen}
+    if name in (*FIRST, TINY):  # whether the planner was right about their blocks
+        ways |= {FUSED: partial(fused_wherever, place=place, precision=precision), SINGLE: single}
     return GraphCase(
         PROTOCOL,
         name,
         partial(_model, name),
         (3, size, size),
         batch,
-        place.precision("bf16"),
+        precision,
         place,
-        {CHOSEN: as_chosen},
+        ways,
         inductor,
         is_again=is_again,
     )

@@ -116,8 +116,16 @@ def theirs(group: Iterable[Record], engine: str = "") -> Record | None:
     return min(peers, key=lambda record: float(record["warm_ms"]), default=None)
 
 
-def ratio_of(group: Sequence[Record], engine: str = "") -> float | None:
-    mine, peer = ours(group), theirs(group, engine)
+def chosen(group: Iterable[Record]) -> Record | None:
+    """Of a network the planner's own plan, where it was timed."""
+    group = list(group)
+    return ours(group, "plan") or ours(group)
+
+
+def ratio_of(
+    group: Sequence[Record], engine: str = "", which: Callable[[Sequence[Record]], Record | None] = ours
+) -> float | None:
+    mine, peer = which(group), theirs(group, engine)
     return None if mine is None or peer is None else float(peer["warm_ms"] / mine["warm_ms"])
 
 
@@ -149,21 +157,22 @@ def _batches(groups: Sequence[Sequence[Record]]) -> list[int]:
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
 def networks(groups: list[list[Record]]) -> Table:
-    """A line for each network and batch; ConvFirst beside ConvNeXt below."""
-    columns = ("<network", "batch", "dtype", "Waterline us", "images/s", "of peak", "PyTorch us", "Inductor us")
-    table = Table("Networks on a GPU", (*columns, "PyTorch / Waterline", "Inductor / Waterline"))
+    """A line for each network and batch: the planner's choice, and whether another plan was faster."""
+    columns = ("<network", "batch", "dtype", "Waterline us", "images/s", "of peak", "<a faster plan", "PyTorch us")
+    table = Table("Networks on a GPU", (*columns, "Inductor us", "PyTorch / Waterline", "Inductor / Waterline"))
     groups = sorted(groups, key=lambda group: (group[0]["batch"], group[0]["model"]))
     for group in groups:
-        mine = ours(group)
+        mine, best = chosen(group), ours(group)
         assert mine is not None, "groups without are left out"
         cells = [mine["model"], str(mine["batch"]), mine["dtype"], _us(mine)]
         cells += [f"{1e3 * mine['batch'] / mine['warm_ms']:.0f}", percent(efficiency(mine))]
+        cells += ["" if best is mine or best is None else f"{best['algorithm']}, {_us(best)} us"]
         cells += [_us(theirs(group, engine)) for engine in ("torch", "inductor")]
-        table.rows.append([*cells, *(_ratio(ratio_of(group, engine)) for engine in ("torch", "inductor"))])
+        table.rows.append([*cells, *(_ratio(ratio_of(group, engine, chosen)) for engine in ("torch", "inductor"))])
     for batch in _batches(groups):
         of = [group for group in groups if group[0]["batch"] == batch]
-        means = [_mean(ratio_of(group, engine) for group in of) for engine in ("torch", "inductor")]
-        table.totals.append(["geometric mean", str(batch), *([""] * 6), *means])
+        means = [_mean(ratio_of(group, engine, chosen) for group in of) for engine in ("torch", "inductor")]
+        table.totals.append(["geometric mean", str(batch), *([""] * 7), *means])
     for batch in _batches(groups):
         table.notes += _speedup(groups, batch)
     return table
@@ -174,7 +183,7 @@ def _speedup(groups: Sequence[Sequence[Record]], batch: int) -> list[str]:
     of = {group[0]["model"]: group for group in groups if group[0]["batch"] == batch}
     if CONVFIRST not in of or CONVNEXT not in of:
         return []
-    mine, peer = ours(of[CONVFIRST]), theirs(of[CONVNEXT])
+    mine, peer = chosen(of[CONVFIRST]), theirs(of[CONVNEXT])
     if mine is None or peer is None:
         return []
     ratio = peer["warm_ms"] / mine["warm_ms"]
