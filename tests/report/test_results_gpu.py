@@ -167,6 +167,13 @@ def test_nothing_is_shown_of_nothing(tmp_path):
     assert results.read_gpus(tmp_path) == []
 
 
+def test_the_interpreter_is_no_gpu(tmp_path):
+    found = [{**each, "machine": H200.to_dict()} for each in network("resnet18", 50, 100)]
+    records.append(tmp_path / "gpu.jsonl", found)
+    assert results.read_gpus(tmp_path) == []
+    assert results.read(tmp_path) == []
+
+
 def test_the_page_has_gpus_behind_machines(tmp_path):
     suite = {**record("gpu suite", "", "", 1.0), "left": ["resnet18"]}
     records.append(tmp_path / "gpu.jsonl", [*network("resnet18", 50, 100), suite])

@@ -53,12 +53,13 @@ def is_suite(record: Record) -> bool:
 
 
 def read(folder: Path) -> list[GpuMachine]:
-    """The GPUs of a folder of records, by name, the one that was measured last first."""
+    """The GPUs of a folder of records, by name, the one that was measured last first. The interpreter is none: it has no
+    rates."""
     found: dict[str, dict[str, list[Record]]] = {}
     facts: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in records.read(path):
-            if is_gpu(record):
+            if is_gpu(record) and record["machine"]["measured_flops_per_s"]:
                 name = record["machine"]["name"]
                 found.setdefault(name, {}).setdefault(path.stem, []).append(record)
                 if name not in facts or record["date"] >= facts[name][0]:
