@@ -53,8 +53,8 @@ def is_suite(record: Record) -> bool:
 
 
 def read(folder: Path) -> list[GpuMachine]:
-    """The GPUs of a folder of records, by name, the one that was measured last first. The interpreter is none: it has no
-    rates."""
+    """The GPUs of a folder of records, by name, the one that was measured last first. The interpreter is none: it
+    has no rates."""
     found: dict[str, dict[str, list[Record]]] = {}
     facts: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
