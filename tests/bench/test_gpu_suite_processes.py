@@ -97,6 +97,12 @@ def test_a_process_that_ends_with_nothing_at_work_is_the_last(tmp_path):
     assert report.left == ["everything behind it: the process ended with status 5, with nothing at work"]
 
 
+def test_a_process_that_lingers_after_its_last_line_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "LINGER_S", 0.5)
+    report, _ = run(tmp_path, "measured('a'); end(); time.sleep(60)")
+    assert (report.left, report.restarts) == ([], 0)
+
+
 def test_nothing_is_begun_again_without_time(tmp_path):
     report, _ = run(tmp_path, "begin('a', 'winograd'); os._exit(1)", seconds=suite.LEAST_S)
     assert report.left == ["everything behind it, for want of time after a process that ended"]

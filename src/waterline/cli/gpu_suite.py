@@ -86,6 +86,10 @@ def say(report: Report) -> None:
     for record in report.wrong:
         labels = " ".join(str(record[name]) for name in ("model", "batch", "algorithm", "config"))
         print(f"WRONG: {labels}: {record['disagreement']:.3g} times what rounding explains", file=sys.stderr)
+    for record in report.records:
+        if "left_out" in record:
+            labels = " ".join(str(record[name]) for name in ("model", "batch", "engine", "algorithm"))
+            print(f"left for want of time: {labels}: {record['left_out']}", file=sys.stderr)
     for name in report.left:
         print(f"left for want of time: {name}", file=sys.stderr)
 

@@ -149,9 +149,9 @@ class Layer(torch.nn.Module):
         return torch.nn.functional.conv2d(x, self.weight, None, *self.arguments)
 
 
-def drawn(place: Place, precision: str, *shape: int) -> torch.Tensor:
-    """Normally distributed, the same for the same shape."""
-    generator = torch.Generator(place.torch_device).manual_seed(sum(shape))
+def drawn(place: Place, precision: str, *shape: int, seed: int = 0) -> torch.Tensor:
+    """Normally distributed, the same for the same shape and seed."""
+    generator = torch.Generator(place.torch_device).manual_seed(2 * sum(shape) + seed)
     return torch.randn(*shape, generator=generator, device=place.torch_device).to(TORCH_TYPES[precision])
 
 

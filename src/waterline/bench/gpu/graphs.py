@@ -27,6 +27,7 @@ from waterline.frontends import onnx
 from waterline.graph import Graph
 from waterline.machine.gpu import PRECISION_BYTES
 from waterline.planner import Candidate, Plan, PlanOptions, plan
+from waterline.planner.blocks import MOST_LAYERS
 from waterline.planner.gpu import GpuTarget
 from waterline.runtime.gpu.program import GpuProgram
 
@@ -194,8 +195,20 @@ def as_chosen(graph: Graph) -> PlanOptions:
 
 def fused(graph: Graph, place: Place, precision: str) -> PlanOptions:
     """All layers in one kernel, whatever it costs."""
+    return PlanOptions(blocks=(_layers(graph, place, precision),))
+
+
+def fused_wherever(graph: Graph, place: Place, precision: str) -> PlanOptions:
+    """Every block that a kernel computes, whatever it costs."""
+    names = _layers(graph, place, precision)
+    lengths = range(2, MOST_LAYERS + 1)
+    return PlanOptions(blocks=tuple(names[i : i + n] for n in lengths for i in range(len(names) - n + 1)))
+
+
+def _layers(graph: Graph, place: Place, precision: str) -> tuple[str, ...]:
+    """Names of its layers in order."""
     made = plan(graph, GpuTarget(place.gpu, precision), single(graph))
-    return PlanOptions(blocks=(tuple(step.name for step in made.steps),))
+    return tuple(step.name for step in made.steps)
 
 
 def single(graph: Graph) -> PlanOptions:
@@ -227,4 +240,4 @@ def _elems(shape: tuple[int, ...]) -> int:
     return total
 
 
-__all__ = ["CHOSEN", "FUSED", "SINGLE", "GraphCase", "Way", "as_chosen", "fused", "single"]
+__all__ = ["CHOSEN", "FUSED", "SINGLE", "GraphCase", "Way", "as_chosen", "fused", "fused_wherever", "single"]

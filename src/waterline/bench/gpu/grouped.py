@@ -97,7 +97,7 @@ class Gradient(Case):
         weight = (spec.k, spec.group_c, spec.r, spec.s)
         return {
             X: drawn(place, self.precision, *image),
-            DY: drawn(place, self.precision, *result),
+            DY: drawn(place, self.precision, *result, seed=1),
             WEIGHT: drawn(place, self.precision, *weight),
             DX: torch.empty(image, dtype=dtype, device=place.torch_device),
             DW: torch.empty(weight, dtype=dtype, device=place.torch_device),

@@ -13,7 +13,7 @@ import torch
 
 from waterline.bench import records
 from waterline.bench.gpu import timing
-from waterline.bench.gpu.cases import Call, Case, Variant
+from waterline.bench.gpu.cases import Call, Case, Times, Variant
 from waterline.bench.gpu.place import Place
 from waterline.bench.records import Record
 
@@ -47,7 +47,7 @@ class Measuring:
     Attributes:
         tell: is told before anything that may end the process.
         left_s: seconds that are left for the case's part.
-        refused: (case's key, variant's name) that have ended a process, and why they are left out.
+        refused: why a variant is not tried: it has ended a process. "" for all others.
     """
 
     place: Place
@@ -56,7 +56,8 @@ class Measuring:
     refused: Callable[[Case, Variant], str]
 
     def case(self, case: Case) -> list[Record]:
-        """Its records. One whose `disagreement` is above 1 was wrong; one with an `error` did not run.
+        """Its records. One whose `disagreement` is above 1 was wrong; one with an `error` failed, and one with
+        `left_out` was not tried for want of time.
 
         Raises:
             ProcessLostError: nothing more can run here.
@@ -79,7 +80,10 @@ class Measuring:
         for variant in case.variants():
             record = self._record(case, variant.labels)
             found.append(record)
-            if reason := self._reason(case, variant):
+            if variant.needed_s > self.left_s():
+                record["left_out"] = f"it may take {variant.needed_s:.0f} s"
+                continue
+            if reason := self.refused(case, variant):
                 record["error"] = reason
                 continue
             self.tell(Begun(case.key, variant.name, record, variant.limit_s))
@@ -97,29 +101,25 @@ class Measuring:
             self._time(case, ready)
         return found
 
-    def _reason(self, case: Case, variant: Variant) -> str:
-        """Why a variant is not tried."""
-        if variant.needed_s and not self.place.can_time:
-            return "left out: it is only timed, and here nothing is"
-        if variant.needed_s > self.left_s():
-            return f"left out for want of time: it may take {variant.needed_s:.0f} s"
-        return self.refused(case, variant)
-
     def _time(self, case: Case, ready: dict[str, tuple[Call, Record]]) -> None:
+        # What a collection lets go may be the GPU's, which a recording does not allow and a time should not hold.
+        gc.disable()
+        try:
+            times = self._times(case, ready)
+        finally:
+            gc.enable()
+        for name, each in times.items():
+            ready[name][1].update(each.record(case, records.rounded))
+            ready[name][1]["cold_bytes_written"] = timing.FLUSHED * self.place.gpu.l2_bytes
+
+    def _times(self, case: Case, ready: dict[str, tuple[Call, Record]]) -> dict[str, Times]:
         turns: dict[str, timing.Turns] = {}
         for name, (call, record) in ready.items():
             self.tell(Begun(case.key, name, record, ROUNDS_LIMIT_S))
             with self._caught(record):
                 turns[name] = timing.Turns(call, self.place)
         self.tell(Begun(case.key, "", self._record(case, {}), ROUNDS_LIMIT_S))
-        gc.disable()
-        try:
-            times = timing.timed(turns, self.place, zlib.crc32(case.key.encode()))
-        finally:
-            gc.enable()
-        for name, each in times.items():
-            ready[name][1].update(each.record(case, records.rounded))
-            ready[name][1]["cold_bytes_written"] = timing.FLUSHED * self.place.gpu.l2_bytes
+        return timing.timed(turns, self.place, zlib.crc32(case.key.encode()))
 
     @contextmanager
     def _caught(self, record: Record) -> Iterator[None]:

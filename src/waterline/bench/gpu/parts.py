@@ -25,11 +25,11 @@ class Part:
 
 
 PARTS = (
-    Part("networks", 0.45, networks.cases),
-    Part("layers", 0.17, dense.bf16),
-    Part("grouped", 0.1, grouped.cases),
-    Part("blocks", 0.14, blocks.cases),
-    Part("winograd", 0.14, dense.exact),
+    Part("networks", 0.5, networks.cases),
+    Part("layers", 0.16, dense.bf16),
+    Part("grouped", 0.09, grouped.cases),
+    Part("blocks", 0.13, blocks.cases),
+    Part("winograd", 0.12, dense.exact),
 )
 
 __all__ = ["PARTS", "Part"]

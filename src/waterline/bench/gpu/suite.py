@@ -24,6 +24,7 @@ SUITE = "gpu"
 PART_NAMES = ("networks", "layers", "grouped", "blocks", "winograd")
 SECONDS = 440.0
 GRACE_S = 25.0  # after the end, for what had begun
+LINGER_S = 5.0  # for libraries, after the last line
 LEAST_S = 15.0  # that a new process is worth
 STEP_S = 0.2
 START_LIMIT_S = 120.0  # for imports and the rates of the GPU
@@ -140,7 +141,8 @@ class Follower:
                     if is_over:
                         return int(process.returncode)
                     self.hung = self._hangs()
-                    if self.hung is not None:
+                    is_lingering = self.has_ended and time.time() - self._last_s > LINGER_S
+                    if self.hung is not None or is_lingering:
                         process.kill()
                         process.wait()
                         return int(process.returncode)

@@ -42,8 +42,10 @@ class Turns:
         return self._one.seconds()
 
 
-def timed(turns: Mapping[str, Turns], place: Place, seed: int, now: Callable[[], float] = time.monotonic) -> dict:
-    """Variant -> its `Times`."""
+def timed(
+    turns: Mapping[str, Turns], place: Place, seed: int, now: Callable[[], float] = time.monotonic
+) -> dict[str, Times]:
+    """Of each variant."""
     found = {name: Times(each.warm_calls) for name, each in turns.items()}
     flushed = torch.empty(FLUSHED * place.gpu.l2_bytes, dtype=torch.int8, device=place.torch_device)
     order, end = random.Random(seed), now() + LONGEST_S

@@ -196,6 +196,7 @@ def main(argv: Sequence[str]) -> int:
             tell({"lost": str(error)})
             os._exit(LOST)  # without the ends of libraries, which would wait for the GPU
         tell({"left": left, "records": [worker.summary(left)]})
+        gc.unfreeze()
     return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from triton.runtime._async_compile import AsyncCompileMode
+from triton import AsyncCompileMode
 
 from waterline.codegen.gpu.kernel import GpuLaunch, is_interpreted
 

@@ -53,12 +53,13 @@ def is_suite(record: Record) -> bool:
 
 
 def read(folder: Path) -> list[GpuMachine]:
-    """The GPUs of a folder of records, by name, the one that was measured last first."""
+    """The GPUs of a folder of records, by name, the one that was measured last first. The interpreter is none: it
+    has no rates."""
     found: dict[str, dict[str, list[Record]]] = {}
     facts: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for record in records.read(path):
-            if is_gpu(record):
+            if is_gpu(record) and record["machine"]["measured_flops_per_s"]:
                 name = record["machine"]["name"]
                 found.setdefault(name, {}).setdefault(path.stem, []).append(record)
                 if name not in facts or record["date"] >= facts[name][0]:
@@ -94,13 +95,13 @@ def tables(found: Sequence[Record]) -> list[Table]:
         of = [record for record in found if record.get("protocol") == protocol]
         groups = [group for group in grouped(of) if ours(group) is not None]
         if groups:
-            tables_of = make(groups)
+            tables_of = [table for table in make(groups) if table.rows]
             failed = sum("error" in record for record in of)
             wrong = sum(record.get("disagreement", 0) > 1 for record in of)
             if failed or wrong:
                 tables_of[-1].notes.append(f"Not in the tables: {failed} that failed, {wrong} that were wrong.")
             made += tables_of
-    return [table for table in made if table.rows]
+    return made
 
 
 # ---- parts of a comparison ------------------------------------------------------------------------------------------
@@ -116,8 +117,16 @@ def theirs(group: Iterable[Record], engine: str = "") -> Record | None:
     return min(peers, key=lambda record: float(record["warm_ms"]), default=None)
 
 
-def ratio_of(group: Sequence[Record], engine: str = "") -> float | None:
-    mine, peer = ours(group), theirs(group, engine)
+def chosen(group: Iterable[Record]) -> Record | None:
+    """Of a network the planner's own plan, where it was timed."""
+    group = list(group)
+    return ours(group, "plan") or ours(group)
+
+
+def ratio_of(
+    group: Sequence[Record], engine: str = "", which: Callable[[Sequence[Record]], Record | None] = ours
+) -> float | None:
+    mine, peer = which(group), theirs(group, engine)
     return None if mine is None or peer is None else float(peer["warm_ms"] / mine["warm_ms"])
 
 
@@ -149,21 +158,22 @@ def _batches(groups: Sequence[Sequence[Record]]) -> list[int]:
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
 def networks(groups: list[list[Record]]) -> Table:
-    """A line for each network and batch; ConvFirst beside ConvNeXt below."""
-    columns = ("<network", "batch", "dtype", "Waterline us", "images/s", "of peak", "PyTorch us", "Inductor us")
-    table = Table("Networks on a GPU", (*columns, "PyTorch / Waterline", "Inductor / Waterline"))
+    """A line for each network and batch: the planner's choice, and whether another plan was faster."""
+    columns = ("<network", "batch", "dtype", "Waterline us", "images/s", "of peak", "<a faster plan", "PyTorch us")
+    table = Table("Networks on a GPU", (*columns, "Inductor us", "PyTorch / Waterline", "Inductor / Waterline"))
     groups = sorted(groups, key=lambda group: (group[0]["batch"], group[0]["model"]))
     for group in groups:
-        mine = ours(group)
+        mine, best = chosen(group), ours(group)
         assert mine is not None, "groups without are left out"
         cells = [mine["model"], str(mine["batch"]), mine["dtype"], _us(mine)]
         cells += [f"{1e3 * mine['batch'] / mine['warm_ms']:.0f}", percent(efficiency(mine))]
+        cells += ["" if best is mine or best is None else f"{best['algorithm']}, {_us(best)} us"]
         cells += [_us(theirs(group, engine)) for engine in ("torch", "inductor")]
-        table.rows.append([*cells, *(_ratio(ratio_of(group, engine)) for engine in ("torch", "inductor"))])
+        table.rows.append([*cells, *(_ratio(ratio_of(group, engine, chosen)) for engine in ("torch", "inductor"))])
     for batch in _batches(groups):
         of = [group for group in groups if group[0]["batch"] == batch]
-        means = [_mean(ratio_of(group, engine) for group in of) for engine in ("torch", "inductor")]
-        table.totals.append(["geometric mean", str(batch), *([""] * 6), *means])
+        means = [_mean(ratio_of(group, engine, chosen) for group in of) for engine in ("torch", "inductor")]
+        table.totals.append(["geometric mean", str(batch), *([""] * 7), *means])
     for batch in _batches(groups):
         table.notes += _speedup(groups, batch)
     return table
@@ -174,7 +184,7 @@ def _speedup(groups: Sequence[Sequence[Record]], batch: int) -> list[str]:
     of = {group[0]["model"]: group for group in groups if group[0]["batch"] == batch}
     if CONVFIRST not in of or CONVNEXT not in of:
         return []
-    mine, peer = ours(of[CONVFIRST]), theirs(of[CONVNEXT])
+    mine, peer = chosen(of[CONVFIRST]), theirs(of[CONVNEXT])
     if mine is None or peer is None:
         return []
     ratio = peer["warm_ms"] / mine["warm_ms"]
