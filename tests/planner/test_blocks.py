@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import waterline
 from planner.networks import zoo
-from planner.test_random_graphs import _Drawing
+from planner.test_random_graphs import Drawing
 from waterline.algorithms.block_fusion import BLOCK_FUSION
 from waterline.algorithms.block_fusion.model import BlockConfig
 from waterline.algorithms.operator_cost import step_seconds
@@ -29,7 +29,7 @@ from waterline.graph.block import BlockSpec
 from waterline.graph.ops import AdaptivePool, Concat
 from waterline.graph.passes import simplify
 from waterline.machine import CATALOGUE, Machine
-from waterline.planner import Plan, PlanOptions, blocks, plan
+from waterline.planner import Plan, PlanOptions, blocks, grouping, plan
 from waterline.planner.lower import lower
 from waterline.runtime import loader
 
@@ -114,7 +114,7 @@ def check_borders(made: Plan, graph: Graph) -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_borders_of_random_networks(data: st.DataObject):
-    drawing = _Drawing(data)
+    drawing = Drawing(data)
     for _ in range(data.draw(st.integers(3, 20), label="nodes")):
         drawing.node()
     graph = simplify(drawing.graph())
@@ -184,15 +184,15 @@ def test_of_all_cuts_the_cheapest_is_taken(seed: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(blocks, "_priced", lambda block, _: [way(price(len(block.layers), block.id))])
     monkeypatch.setattr(blocks, "TENSOR_WORTHS", (0.2,))
     _, fusions = blocks.group_blocks(lowered, MACHINE, lambda i: float(drawn[i]))
-    users = blocks._users(lowered)
+    users = grouping.users_of(lowered)
 
-    def counted(seconds: float, group: blocks.Group) -> float:
+    def counted(seconds: float, group: grouping.Group) -> float:
         return blocks.worth(group.block, seconds, MACHINE, 0.2)
 
     def cost(begin: int, end: int) -> float:
         if end - begin == 1:
             return float(drawn[begin]) + fixed
-        group = blocks._group(lowered, begin, end, users) if end - begin <= blocks.MOST_LAYERS else None
+        group = grouping.group_of(lowered, begin, end, users) if end - begin <= blocks.MOST_LAYERS else None
         return math.inf if group is None else counted(price(end - begin, group.block.id) + fixed, group)
 
     least = min(

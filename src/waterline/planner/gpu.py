@@ -18,7 +18,8 @@ from waterline.algorithms.operator_cost import passes
 from waterline.graph.block import BlockSpec
 from waterline.machine.gpu import PRECISION_BYTES, Gpu
 from waterline.planner import codec
-from waterline.planner.blocks import Fusion, Group, Pricing, Way, group_by_time
+from waterline.planner.blocks import Fusion, Pricing, Way, group_by_time
+from waterline.planner.grouping import Group
 from waterline.planner.lower import Copy, Layer, Layouts, Lowered
 from waterline.planner.plan import Candidate, Step
 from waterline.planner.target import LayerSeconds
