@@ -379,3 +379,14 @@ def test_inputs_are_not_written_and_results_are_not_kept() -> None:
     assert torch.equal(first, kept)
     assert first.data_ptr() != second.data_ptr()
     assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gpu_without_free_memory_has_the_drivers_rates(
+    here: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Device) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(device, "measure_rates", full)
+    assert calibrated(here, tmp_path, "1.0") == here
+    assert not list(tmp_path.iterdir()), "it is measured the next time"

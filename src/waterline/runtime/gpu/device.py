@@ -91,7 +91,11 @@ def calibrated(device: Device, folder: Path | None, version: str) -> Device:
     kept = _load(path)
     entry = kept.get(device.gpu.name)
     if entry is None or not _is_good(entry, key):
-        entry = {"key": key, "time_s": time.time(), "rates": measure_rates(device)}
+        try:
+            entry = {"key": key, "time_s": time.time(), "rates": measure_rates(device)}
+        except torch.OutOfMemoryError:
+            _log.warning("%s has too little free memory to be calibrated: the driver's rates count", device.gpu.name)
+            return device
         if path is not None:
             try:
                 write_atomically(path, json.dumps({**kept, device.gpu.name: entry}, indent=1).encode())
