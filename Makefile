@@ -15,6 +15,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCHVISION := torchvision==0.28.0
 TIMM := timm==1.0.31
 
+# The other end of Triton's range in pyproject.toml, in an environment of its own: its interpreter wants an older NumPy.
+OLDEST := .venv-oldest
+OLDEST_TRITON := 'triton==3.6.0' 'numpy<2.4'
+
 # The networks that are compared, and where the records of it are.
 NETWORKS := resnet18 resnet50 squeezenet1_0 mobilenet_v2 vgg16 convnext_tiny efficientnet_b0
 RECORDS := benchmarks/records
@@ -23,13 +27,14 @@ RECORDS := benchmarks/records
 BROWSER := chromium chromium-driver
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint browser fuzz gpu networks bench records format docs clean
+.PHONY: help run test lint browser fuzz gpu triton networks bench records format docs clean
 
 help:
 	@echo "make run       compile a network, run it on a photograph, check it, compare it (MODEL=$(MODEL))"
 	@echo "make test      all checks and tests (TEST_WORKERS=$(TEST_WORKERS))"
 	@echo "make fuzz      the property tests with new examples, each file for FUZZ_SECONDS=$(FUZZ_SECONDS)"
-	@echo "make gpu       compile every GPU kernel ahead of time, in all precisions"
+	@echo "make gpu       all tests of GPU kernels, and all of these compiled ahead of time in all precisions"
+	@echo "make triton    the tests of GPU kernels with the oldest Triton that is served"
 	@echo "make networks  every network of torchvision and timm, which takes long"
 	@echo "make bench     latency beside other engines"
 	@echo "make records   every figure of docs/results.md, measured and added to $(RECORDS), which takes hours"
@@ -63,8 +68,11 @@ fuzz: $(VENV)/test.stamp
 	@WATERLINE_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -k fuzz --timeout=0
 
 gpu: $(VENV)/test.stamp
-	@WATERLINE_TEST_PRECISIONS=bf16,f16,tf32,f32 $(BIN)/python -m pytest tests/algorithms/test_gpu_ahead.py \
-	    tests/algorithms/test_gpu_dense_gradients.py -k compile
+	@WATERLINE_TEST_PRECISIONS=bf16,f16,tf32,f32 $(BIN)/python -m pytest tests/algorithms -k gpu \
+		--numprocesses $(TEST_WORKERS) --maxprocesses $(MOST_WORKERS) --dist worksteal
+
+triton: $(OLDEST)/test.stamp
+	@WATERLINE_TEST_PRECISIONS=bf16 $(OLDEST)/bin/python -m pytest -k gpu --numprocesses $(TEST_WORKERS) --maxprocesses $(MOST_WORKERS) --dist worksteal
 
 networks: $(VENV)/test.stamp
 	@$(BIN)/python -m pytest -m slow tests/networks --timeout=0
@@ -108,7 +116,7 @@ docs: $(VENV)/test.stamp
 	@$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Waterline needs Python 3.11 or newer: make PYTHON=python3.x")'
@@ -123,4 +131,10 @@ $(VENV)/test.stamp: pyproject.toml $(VENV)/run.stamp | $(BIN)/python
 	@echo "installing what the tests need into $(VENV) ..."
 	@$(PIP) --editable '.[test,dev]'
 	@$(PIP) --no-deps $(TORCHVISION) $(TIMM)
+	@touch $@
+
+$(OLDEST)/test.stamp: pyproject.toml
+	@$(PYTHON) -m venv $(OLDEST)
+	@echo "installing what the tests need with $(OLDEST_TRITON) into $(OLDEST) ..."
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[test]' $(OLDEST_TRITON)
 	@touch $@

@@ -1,9 +1,9 @@
 """Compiles the launches of layers ahead of time, in a process where Triton compiles instead of interpreting.
 
-    python gpu_ahead.py ALGORITHM PRECISION CAPABILITY SPEC...
+    python gpu_ahead.py ALGORITHM PRECISION CAPABILITY CONFIGS SPEC...
 
-prints a JSON list, one object a launch of the first configs of each layer. A block is the ids of its convolutions and
-the names of `block_of`'s operators with commas between them.
+prints a JSON list, one object a launch of the first so many configs of each layer. A block is the ids of its
+convolutions and the names of `block_of`'s operators with commas between them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from waterline.graph.ops import Binary, Conv, LayerNorm, Op, Unary
 from waterline.machine.gpu import A100, H200
 from waterline.spec import Activation, ConvSpec, Epilogue
 
-CONFIGS = 2
 EPILOGUE = Epilogue(bias=True, before=Activation("silu"), residual=True)
 
 
@@ -77,13 +76,13 @@ def block_of(*layers: ConvSpec | Activation | str) -> BlockSpec:
     return BlockSpec(tuple(inputs), tuple(numbered))
 
 
-def main(name: str, precision: str, capability: int, *texts: str) -> None:
+def main(name: str, precision: str, capability: int, configs: int, *texts: str) -> None:
     (algorithm,) = (each for each in (*GPU_REGISTRY, *GPU_BLOCK_REGISTRY) if each.name == name)
     gpu = H200 if capability >= 90 else A100
     found = []
     for text in texts:
         spec = parse_block(text) if "," in text else ConvSpec.parse(text).with_epilogue(EPILOGUE)
-        for config in islice(algorithm.configs(spec, gpu, precision), CONFIGS):
+        for config in islice(algorithm.configs(spec, gpu, precision), configs):
             for launch in algorithm.implement(spec, config, gpu, precision).launches:
                 made = launch.compile(precision, capability)
                 usage = made.usage()
@@ -105,4 +104,4 @@ def main(name: str, precision: str, capability: int, *texts: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from algorithms.gpu_layers import check, run
-from algorithms.test_gpu_ahead import SCRIPT
+from algorithms.test_gpu_ahead import CONFIGS, IS_THOROUGH, SCRIPT
 from waterline.algorithms.direct_gemm.gpu import GpuTile
 from waterline.algorithms.gpu import TORCH_TYPES
 from waterline.algorithms.winograd import gpu
@@ -24,6 +24,7 @@ from waterline.reference import compare, conv_bound
 from waterline.spec import Activation, ConvSpec, Epilogue
 
 SMALL = GpuTile(16, 16, 16, 4, 2)
+COMPILED = [("bf16", 90), ("tf32", 80)] + [("f32", 90)] * IS_THOROUGH
 BOTH = pytest.mark.parametrize("algorithm", [WINOGRAD_F2X2_GPU, WINOGRAD_F4X4_GPU], ids=lambda each: each.name)
 
 
@@ -210,11 +211,13 @@ def test_other_layers_are_refused(algorithm: GpuWinograd, text: str, reason: str
 
 
 @BOTH
-@pytest.mark.parametrize(("precision", "capability"), [("bf16", 90), ("tf32", 80), ("f32", 90)])
+@pytest.mark.parametrize(
+    ("precision", "capability"), [("bf16", 90), ("tf32", 80), ("f32", 90)][: 3 if IS_THOROUGH else 2]
+)
 def test_launches_compile_well(algorithm: GpuWinograd, precision: str, capability: int):
     """Only the products have matrix instructions, so these launches are not among `test_gpu_ahead`'s."""
     layers = ("n32_c128_h56_w56_k128_r3_s3_st1_pd1_dl1_g1", "n1_c40_h14_w14_k72_r3_s3_st1_pd1_dl1_g1")
-    command = [sys.executable, str(SCRIPT), algorithm.name, precision, str(capability), *layers]
+    command = [sys.executable, str(SCRIPT), algorithm.name, precision, str(capability), str(CONFIGS), *layers]
     env = {**os.environ, "TRITON_INTERPRET": "0"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from planner.test_random_graphs import _Drawing
+from planner.test_random_graphs import Drawing
 
 from analysis.networks import predicted
 from waterline.graph.passes import simplify
@@ -16,7 +16,7 @@ MACHINE = CATALOGUE[4]
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_blocks_partition_the_steps_and_fusing_raises_nothing(data: st.DataObject):
-    drawing = _Drawing(data)
+    drawing = Drawing(data)
     for _ in range(data.draw(st.integers(3, 30), label="nodes")):
         drawing.node()
     analysis = predicted(simplify(drawing.graph()), MACHINE)

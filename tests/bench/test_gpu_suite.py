@@ -276,7 +276,8 @@ def test_everything_is_checked_in_the_interpreter(tmp_path, capfd):
     ("words", "message"),
     [
         (["--suite", "gpu"], "is a GPU's"),
-        (["--device", "cuda"], "no suite"),
+        (["--device", "cuda"], "nothing to measure"),
+        (["--device", "cuda", "resnet18", "--vs", "torch"], "engines on the CPU"),
         (["--device", "cuda", "--suite", "all"], "the suite 'all'"),
         (["--device", "cuda", "--suite", "gpu", "resnet18"], "its own networks"),
         (["--device", "cuda", "--suite", "gpu", "--parts", "some"], "no part 'some'"),

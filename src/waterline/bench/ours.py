@@ -20,10 +20,11 @@ def compiled(task: Task, options: Mapping[str, Any] | None = None) -> Any:
     Args:
         options: of `waterline.compile`, for instance `{"algorithms": ["indirect"]}`.
     """
-    threads = task.threads if task.device == "cpu" else None
-    return waterline.compile(
-        task.model, device=task.device, num_threads=threads, dtype=task.dtype, options=dict(options or {})
-    )
+    if task.device == "cpu":
+        return waterline.compile(task.model, num_threads=task.threads, dtype=task.dtype, options=dict(options or {}))
+    # For the batch of the task: on a GPU others are rounded up.
+    inputs = dict(task.inputs) or None
+    return waterline.compile(task.model, inputs, device=task.device, dtype=task.dtype, options=dict(options or {}))
 
 
 def engine_of(net: Any, inputs: Mapping[str, np.ndarray]) -> Engine:

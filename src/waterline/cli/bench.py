@@ -1,6 +1,7 @@
 """`waterline bench`: latency of networks or single layers, interleaved with other engines in one run.
 
-On a GPU it is a suite: `waterline bench --device cuda --suite gpu` (`waterline.cli.gpu_suite`).
+On a GPU without other engines; those are in the suite: `waterline bench --device cuda --suite gpu`
+(`waterline.cli.gpu_suite`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from waterline.api import environment
+from waterline.api.compiling import make_engine
+from waterline.api.options import CPU
 from waterline.bench import ours, peers, records
 from waterline.bench.comparison import compare, measure_kernels
 from waterline.bench.engine import CannotServe, Engine, Meter, Task
@@ -40,6 +43,7 @@ from waterline.cli.common import (
     write_json,
 )
 from waterline.errors import InvalidArgument, Refused
+from waterline.machine import Rates
 from waterline.report import tables
 
 SECONDS = 3.0  # of a comparison
@@ -73,13 +77,16 @@ def execute(arguments: argparse.Namespace) -> int:
         raise InvalidArgument("give either MODEL... or --conv SPEC...", "`waterline bench --help` shows both")
     if arguments.algorithm and not arguments.conv:
         raise InvalidArgument("--algorithm compares the ways to compute a layer", "give layers: --conv SPEC...")
-    algorithms = algorithm_names(arguments.algorithm)
+    is_on_cpu = arguments.device == CPU
+    algorithms = algorithm_names(arguments.algorithm) if is_on_cpu else unique(arguments.algorithm or [])
     vs = unique([peers.check_name(name) for name in arguments.vs])
     check_writable(arguments.json)
     check_writable(arguments.append)
 
     progress = Progress()
-    machine = environment.machine()
+    machine: Rates = environment.machine()
+    if not is_on_cpu:
+        machine = make_engine(arguments.device, arguments.dtype, arguments.threads).rates
     threads = unique(arguments.threads or [machine.cores])
     for count in threads:
         if count > machine.cores:
@@ -94,7 +101,7 @@ def execute(arguments: argparse.Namespace) -> int:
         workload = build()
         for batch, count in itertools.product(batches, threads):
             inputs = workload.inputs(batch)
-            task = Task(workload.model, inputs, count, arguments.dtype)
+            task = Task(workload.model, inputs, count, arguments.dtype, arguments.device)
             options = tuned_options(arguments)
             engines, labels, meters = _engines(
                 task, vs, algorithms, options, progress, workload.name, bool(arguments.conv)

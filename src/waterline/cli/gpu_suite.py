@@ -43,9 +43,17 @@ def is_asked_for(arguments: argparse.Namespace) -> bool:
     if arguments.device == CPU:
         raise InvalidArgument(f"the suite {arguments.suite!r} is a GPU's", "add --device cuda")
     parse_device(arguments.device)
+    if arguments.suite is None and (arguments.model or arguments.conv):
+        if arguments.vs:
+            raise InvalidArgument(
+                "--vs names engines on the CPU", f"--suite {SUITE} measures beside PyTorch on the GPU"
+            )
+        return False
     if arguments.suite != SUITE:
-        given = "no suite" if arguments.suite is None else f"the suite {arguments.suite!r}"
-        raise InvalidArgument(f"on a GPU {given} is not measured", f"use --suite {SUITE}")
+        given = (
+            "nothing to measure" if arguments.suite is None else f"the suite {arguments.suite!r}, which there is not"
+        )
+        raise InvalidArgument(f"bench was given {given}", f"give MODEL..., --conv SPEC..., or --suite {SUITE}")
     if arguments.model or arguments.conv or arguments.vs or arguments.algorithm:
         raise InvalidArgument(
             "the suite has its own networks and layers", "leave MODEL, --conv, --vs and --algorithm out"
