@@ -211,9 +211,7 @@ def test_other_layers_are_refused(algorithm: GpuWinograd, text: str, reason: str
 
 
 @BOTH
-@pytest.mark.parametrize(
-    ("precision", "capability"), [("bf16", 90), ("tf32", 80), ("f32", 90)][: 3 if IS_THOROUGH else 2]
-)
+@pytest.mark.parametrize(("precision", "capability"), COMPILED)
 def test_launches_compile_well(algorithm: GpuWinograd, precision: str, capability: int):
     """Only the products have matrix instructions, so these launches are not among `test_gpu_ahead`'s."""
     layers = ("n32_c128_h56_w56_k128_r3_s3_st1_pd1_dl1_g1", "n1_c40_h14_w14_k72_r3_s3_st1_pd1_dl1_g1")

@@ -52,4 +52,11 @@ class Activation:
             raise ValueError(f"activation {self.kind!r} takes {names}, got {self.params}")
 
     def __str__(self) -> str:
-        return self.kind + ("" if not self.params else "(" + ",".join(f"{p:g}" for p in self.params) + ")")
+        """Tells any two apart: Triton's cache on disk knows kernels by it."""
+        return self.kind + ("" if not self.params else "(" + ",".join(map(_exact, self.params)) + ")")
+
+
+def _exact(number: float) -> str:
+    """Short where that reads back as the same number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
