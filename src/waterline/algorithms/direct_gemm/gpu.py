@@ -48,21 +48,20 @@ def direct_gemm(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
-    PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
 ):
     """y[row, k] = epilogue(sum_c x[row, c] weight[c, k]).
 
-    Blocks are persistent: each computes every PROGRAMS-th tile. Tiles are taken in groups of GROUP_ROWS rows of tiles,
-    so that those that run together read the same inputs and weights from the second-level cache. With SPLITS > 1 the
-    depth is cut into as many parts, y has as many times its rows, and a tile of each is written.
+    Blocks are persistent: all of them step through the tiles together. Tiles are taken in groups of GROUP_ROWS rows of
+    tiles, so that those that run together read the same inputs and weights from the second-level cache. With SPLITS > 1
+    the depth is cut into as many parts, y has as many times its rows, and a tile of each is written.
     """
     steps: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH
     column_tiles: tl.constexpr = (COLUMNS + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
-    for part_tile in range(tl.program_id(0), row_tiles * column_tiles * SPLITS, PROGRAMS):
+    for part_tile in range(tl.program_id(0), row_tiles * column_tiles * SPLITS, tl.num_programs(0)):
         tile, part = part_tile // SPLITS, part_tile % SPLITS
         group = tile // (GROUP_ROWS * column_tiles)
         first = group * GROUP_ROWS
@@ -177,7 +176,6 @@ class GpuDirectGemm(GpuAlgorithm):
             "BLOCK_COLUMNS": config.columns,
             "BLOCK_DEPTH": config.depth,
             "GROUP_ROWS": GROUP_ROWS,
-            "PROGRAMS": programs,
             "SPLITS": splits,
             "PRECISION": INPUT_PRECISION[precision],
             "EPILOGUE": spec.epilogue if splits == 1 else Epilogue(),
