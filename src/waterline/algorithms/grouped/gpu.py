@@ -156,8 +156,11 @@ def grouped(
     step = tl.num_programs(0) // LAYOUT.blocks * LAYOUT.config.rows
     if IS_HELD:
         a = load_windows(x, first, tiles, 0, block, LAYOUT)
+    # By names: the oldest Triton takes no attributes of a compile-time object in a tuple, or for arguments.
+    rows: tl.constexpr = LAYOUT.config.rows
+    columns: tl.constexpr = LAYOUT.columns
     for start in range(first, tiles, step):
-        sums = tl.zeros((LAYOUT.config.rows, LAYOUT.columns), tl.float32)
+        sums = tl.zeros((rows, columns), tl.float32)
         if IS_HELD:
             for chunk in tl.static_range(CHUNKS):
                 if chunk + 1 < CHUNKS:

@@ -55,10 +55,11 @@ TOTAL_SPLITS, TOTAL_ELEMS = 16, 32  # programs' sums, and weights, that are adde
 
 
 @triton.jit
-def tap_of(window, output, ORIGIN, SPACING, PAD, STRIDE, DILATION, UPSAMPLE, TAPS):
+def tap_of(window, output, AXIS: tl.constexpr, TAPS: tl.constexpr):
     """The tap that joins an input of a window and an output of a tile along an axis, and whether there is one."""
-    distance = (window * SPACING + ORIGIN) * UPSAMPLE + PAD - output * STRIDE
-    return distance // DILATION, (distance >= 0) & (distance % DILATION == 0) & (distance < TAPS * DILATION)
+    distance = (window * AXIS.spacing + AXIS.origin) * AXIS.upsample + AXIS.pad - output * AXIS.stride
+    is_tap = (distance >= 0) & (distance % AXIS.dilation == 0) & (distance < TAPS * AXIS.dilation)
+    return distance // AXIS.dilation, is_tap
 
 
 @triton.jit
@@ -76,14 +77,10 @@ def grouped_pack(
     pixel, block = rest % (LAYOUT.chunks * LAYOUT.config.pixels), rest // (LAYOUT.chunks * LAYOUT.config.pixels)
     i, j = pixel // LAYOUT.right.count, pixel % LAYOUT.right.count
     output, k = column // LAYOUT.block_k, column % LAYOUT.block_k
-    r, is_r = tap_of(
-        i, output // LAYOUT.right.tile, LAYOUT.down.origin, LAYOUT.down.spacing, LAYOUT.down.pad, LAYOUT.down.stride,
-        LAYOUT.down.dilation, LAYOUT.down.upsample, R,
-    )  # fmt: skip
-    s, is_s = tap_of(
-        j, output % LAYOUT.right.tile, LAYOUT.right.origin, LAYOUT.right.spacing, LAYOUT.right.pad, LAYOUT.right.stride,
-        LAYOUT.right.dilation, LAYOUT.right.upsample, S,
-    )  # fmt: skip
+    down: tl.constexpr = LAYOUT.down
+    right: tl.constexpr = LAYOUT.right
+    r, is_r = tap_of(i, output // LAYOUT.right.tile, down, R)
+    s, is_s = tap_of(j, output % LAYOUT.right.tile, right, S)
     every_k = block * LAYOUT.block_k + k
     is_used = is_r & is_s & (i < LAYOUT.down.count) & (output < LAYOUT.down.tile * LAYOUT.right.tile)
     is_used = is_used & (c // C == k // K) & (every_k < LAYOUT.spec.k)
@@ -114,7 +111,9 @@ def grouped_weight_sums(x, dy, sums, tiles, LAYOUT: tl.constexpr, PRECISION: tl.
     chunk = tl.program_id(0) // LAYOUT.blocks % LAYOUT.chunks
     shares: tl.constexpr = LAYOUT.blocks * LAYOUT.chunks
     split, splits = tl.program_id(0) // shares, tl.num_programs(0) // shares
-    total = tl.zeros((LAYOUT.depth, LAYOUT.columns), tl.float32)
+    depth: tl.constexpr = LAYOUT.depth
+    columns: tl.constexpr = LAYOUT.columns
+    total = tl.zeros((depth, columns), tl.float32)
     a = load_windows(x, split * rows, tiles, chunk, block, LAYOUT)
     b = load_outputs(dy, split * rows, tiles, block, LAYOUT)
     for start in range(split * rows, tiles, splits * rows):

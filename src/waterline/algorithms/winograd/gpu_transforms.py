@@ -7,6 +7,7 @@ points of a few channels of a tile.
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -21,17 +22,24 @@ TF32_LOST_BITS = 13  # of the mantissa of f32
 
 
 def sums(matrix: Matrix) -> dict[str, Any]:
-    """The compile-time arguments of `apply`: of each sum its terms (coefficient, value), and where rows end.
+    """The compile-time arguments of `apply`: the terms of all sums one after the other, FACTORS and PLACES of values;
+    where in these each sum begins; and where rows end.
 
-    Terms with coefficient 1 come first, so that the others fold into multiply-adds.
+    Terms with coefficient 1 come first in a sum, so that the others fold into multiply-adds. (Flat, for the oldest Triton
+    takes no parts of nested tuples.)
     """
     steps, ends = program(matrix)
 
     def order(term: tuple[Fraction, int]) -> tuple[bool, bool]:
         return term[0] != 1, abs(term[0]) != 1
 
-    terms = tuple(tuple((float(factor), at) for factor, at in sorted(step.terms, key=order)) for step in steps)
-    return {"SUMS": terms, "ENDS": ends}
+    terms = [sorted(step.terms, key=order) for step in steps]
+    return {
+        "FACTORS": tuple(float(factor) for step in terms for factor, _ in step),
+        "PLACES": tuple(at for step in terms for _, at in step),
+        "STARTS": (0, *itertools.accumulate(map(len, terms))),
+        "ENDS": ends,
+    }
 
 
 def growth(filtering: Filtering) -> float:
@@ -71,20 +79,21 @@ def round_to_tf32(values):
 
 
 @triton.jit
-def apply(values, SUMS: tl.constexpr, ENDS: tl.constexpr):
+def apply(values, FACTORS: tl.constexpr, PLACES: tl.constexpr, STARTS: tl.constexpr, ENDS: tl.constexpr):
     """A constant matrix times a tuple of tensors."""
-    for step in tl.static_range(len(SUMS)):
-        total = values[SUMS[step][0][1]]
-        if SUMS[step][0][0] != 1.0:
-            total = total * SUMS[step][0][0]
-        for term in tl.static_range(1, len(SUMS[step])):
-            if SUMS[step][term][0] == 1.0:
-                total = total + values[SUMS[step][term][1]]
-            elif SUMS[step][term][0] == -1.0:
-                total = total - values[SUMS[step][term][1]]
-            else:
-                total = total + values[SUMS[step][term][1]] * SUMS[step][term][0]
-        values += (total,)
+    for step in tl.static_range(len(STARTS) - 1):
+        total = values[PLACES[STARTS[step]]]
+        if FACTORS[STARTS[step]] != 1.0:
+            total = total * FACTORS[STARTS[step]]
+        for term in tl.static_range(len(PLACES)):
+            if term > STARTS[step] and term < STARTS[step + 1]:
+                if FACTORS[term] == 1.0:
+                    total = total + values[PLACES[term]]
+                elif FACTORS[term] == -1.0:
+                    total = total - values[PLACES[term]]
+                else:
+                    total = total + values[PLACES[term]] * FACTORS[term]
+        values = values + (total,)  # noqa: RUF005
     ends = ()
     for row in tl.static_range(len(ENDS)):
         ends += (values[ENDS[row]],)
@@ -92,20 +101,22 @@ def apply(values, SUMS: tl.constexpr, ENDS: tl.constexpr):
 
 
 @triton.jit
-def apply_both(values, SIDE: tl.constexpr, SUMS: tl.constexpr, ENDS: tl.constexpr):
+def apply_both(
+    values, SIDE: tl.constexpr, FACTORS: tl.constexpr, PLACES: tl.constexpr, STARTS: tl.constexpr, ENDS: tl.constexpr
+):
     """matrix x square x matrix^T, for a square of SIDE x SIDE tensors row by row."""
     between = ()
     for j in tl.static_range(SIDE):
         column = ()
         for i in tl.static_range(SIDE):
             column += (values[i * SIDE + j],)
-        between += apply(column, SUMS, ENDS)
+        between += apply(column, FACTORS, PLACES, STARTS, ENDS)
     ends = ()
     for i in tl.static_range(len(ENDS)):
         row = ()
         for j in tl.static_range(SIDE):
             row += (between[j * len(ENDS) + i],)
-        ends += apply(row, SUMS, ENDS)
+        ends += apply(row, FACTORS, PLACES, STARTS, ENDS)
     return ends
 
 
@@ -116,7 +127,9 @@ def winograd_input(
     first,
     tiles,
     rows,
-    SUMS: tl.constexpr,
+    FACTORS: tl.constexpr,
+    PLACES: tl.constexpr,
+    STARTS: tl.constexpr,
     ENDS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     SIDE: tl.constexpr,
@@ -158,7 +171,7 @@ def winograd_input(
                 is_inside = (top + i >= 0) & (top + i < HEIGHT) & (left + j >= 0) & (left + j < WIDTH)
                 mask = is_read & is_inside[:, None]
             values += (tl.load(source + (i * WIDTH + j) * CHANNELS, mask, 0.0).to(tl.float32),)
-    values = apply_both(values, SIDE, SUMS, ENDS)
+    values = apply_both(values, SIDE, FACTORS, PLACES, STARTS, ENDS)
     target = data + row.to(tl.int64)[:, None] * DEPTH + channel[None, :]
     step = rows.to(tl.int64) * DEPTH
     for point in tl.static_range(SIDE * SIDE):
@@ -177,7 +190,9 @@ def winograd_output(
     first,
     tiles,
     rows,
-    SUMS: tl.constexpr,
+    FACTORS: tl.constexpr,
+    PLACES: tl.constexpr,
+    STARTS: tl.constexpr,
     ENDS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     SIDE: tl.constexpr,
@@ -205,7 +220,7 @@ def winograd_output(
     values = ()
     for point in tl.static_range(SIDE * SIDE):
         values += (tl.load(source + point * step, is_written, 0.0).to(tl.float32),)
-    values = apply_both(values, SIDE, SUMS, ENDS)
+    values = apply_both(values, SIDE, FACTORS, PLACES, STARTS, ENDS)
     tile = first + row
     top = tile // TILES_ACROSS % TILES_DOWN * OUTPUTS
     left = tile % TILES_ACROSS * OUTPUTS

@@ -64,7 +64,10 @@ def finish(sums, bias, residual, columns, is_column, places, is_place, EPILOGUE:
 @triton.jit
 def finish_biased(sums, residual, places, is_place, EPILOGUE: tl.constexpr):
     """What follows the bias."""
-    sums = activate(sums, EPILOGUE.before)
+    # By names: the oldest Triton takes no attribute of a compile-time object for an argument.
+    before: tl.constexpr = EPILOGUE.before
+    after: tl.constexpr = EPILOGUE.after
+    sums = activate(sums, before)
     if EPILOGUE.residual:
         sums += tl.load(residual + places, mask=is_place, other=0.0).to(tl.float32)
-    return activate(sums, EPILOGUE.after)
+    return activate(sums, after)
