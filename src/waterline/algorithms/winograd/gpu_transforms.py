@@ -25,8 +25,8 @@ def sums(matrix: Matrix) -> dict[str, Any]:
     """The compile-time arguments of `apply`: the terms of all sums one after the other, FACTORS and PLACES of values;
     where in these each sum begins; and where rows end.
 
-    Terms with coefficient 1 come first in a sum, so that the others fold into multiply-adds. (The oldest Triton takes no
-    parts of nested tuples.)
+    Terms with coefficient 1 come first in a sum, so that the others fold into multiply-adds. All are flat, since the
+    oldest Triton takes no parts of nested tuples.
     """
     steps, ends = program(matrix)
 
