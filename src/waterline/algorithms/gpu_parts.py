@@ -13,14 +13,12 @@ import triton.language as tl
 from waterline.algorithms.gpu import BIAS, RESIDUAL, Workspace, Y
 from waterline.codegen.gpu.epilogue import finish
 from waterline.codegen.gpu.kernel import GpuLaunch
-from waterline.machine.gpu import Gpu
+from waterline.machine.gpu import CACHE_SPEED, LAUNCH_SECONDS, Gpu
 from waterline.spec import ConvSpec
 
 PARTS = "parts"
 SPLITS = (1, 2, 4, 8, 16)
 LEAST_STEPS = 4  # of the depth, in a part: fewer do not fill the pipeline of loads
-LAUNCH_SECONDS = 2e-6
-CACHE_SPEED = 1.6  # of the second-level cache, where the parts stay, against memory's rate
 BLOCK_ROWS, BLOCK_COLUMNS = 16, 64
 
 
@@ -84,7 +82,7 @@ def worthwhile_splits(tiles: int, steps: int, gpu: Gpu) -> list[int]:
 
 
 def summation_seconds(spec: ConvSpec, splits: int, gpu: Gpu) -> float:
-    """What the parts cost beside the product."""
+    """What the parts, which stay in the second-level cache, cost beside the product."""
     if splits == 1:
         return 0.0
     moved_bytes = 2 * 4 * splits * spec.n * spec.p * spec.q * spec.k

@@ -16,6 +16,10 @@ _RATES = {
     8: {"f32": 128, "tf32": 1024, "f16": 2048, "bf16": 2048},
     9: {"f32": 256, "tf32": 2048, "f16": 4096, "bf16": 4096},
 }
+# Estimates: what lies between the ends of two kernels that follow each other in a CUDA graph, beside their work; what the
+# second-level cache moves against memory. (An H100's: 5.5 TB/s of reads against 3.35.)
+LAUNCH_SECONDS = 2e-6
+CACHE_SPEED = 1.6
 PRECISIONS = ("f32", "tf32", "f16", "bf16")
 # f16 and bf16 are multiplied as they are and summed in f32; tf32 rounds f32 operands to 10 bits of mantissa.
 PRECISION_BYTES = {"f32": 4, "tf32": 4, "f16": 2, "bf16": 2}
@@ -77,4 +81,14 @@ H100 = Gpu("H100", (9, 0), 132, 227 << 10, 50 << 20, 1.755e9, 3.35e12)
 H200 = Gpu("H200", (9, 0), 132, 227 << 10, 50 << 20, 1.755e9, 4.8e12)
 GPU_CATALOGUE = (A100, H100, H200)
 
-__all__ = ["A100", "GPU_CATALOGUE", "H100", "H200", "PRECISIONS", "PRECISION_BYTES", "Gpu"]
+__all__ = [
+    "A100",
+    "CACHE_SPEED",
+    "GPU_CATALOGUE",
+    "H100",
+    "H200",
+    "LAUNCH_SECONDS",
+    "PRECISIONS",
+    "PRECISION_BYTES",
+    "Gpu",
+]

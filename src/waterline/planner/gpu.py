@@ -16,7 +16,7 @@ from waterline.algorithms.gpu_operators import OperatorCalls, copy_calls, operat
 from waterline.algorithms.gpu_registry import GPU_BLOCK_REGISTRY, GPU_CONFIGS, GPU_REGISTRY
 from waterline.algorithms.operator_cost import passes
 from waterline.graph.block import BlockSpec
-from waterline.machine.gpu import PRECISION_BYTES, Gpu
+from waterline.machine.gpu import CACHE_SPEED, LAUNCH_SECONDS, PRECISION_BYTES, Gpu
 from waterline.planner import codec
 from waterline.planner.blocks import Fusion, Pricing, Way, group_by_time
 from waterline.planner.grouping import Group
@@ -24,12 +24,6 @@ from waterline.planner.lower import Copy, Layer, Layouts, Lowered
 from waterline.planner.plan import Candidate, Step
 from waterline.planner.target import LayerSeconds
 from waterline.spec import ConvSpec, channels_last
-
-# Between the ends of two kernels that follow each other in a CUDA graph, beside their work.
-LAUNCH_SECONDS = 2e-6
-# What the second-level cache moves against memory. (An H100's: 5.5 TB/s of reads against 3.35.)
-CACHE_SPEED = 1.6
-
 
 for _class in GPU_CONFIGS:
     codec.register(_class)

@@ -64,7 +64,7 @@ from waterline.algorithms.winograd.gpu_transforms import (
 from waterline.algorithms.winograd.transforms import Filtering, filtering
 from waterline.codegen.gpu.epilogue import has_activations
 from waterline.codegen.gpu.kernel import WARP_THREADS, GpuLaunch
-from waterline.machine.gpu import PRECISION_BYTES, Gpu
+from waterline.machine.gpu import LAUNCH_SECONDS, PRECISION_BYTES, Gpu
 from waterline.spec import ConvSpec
 
 DATA, FILTERS, PRODUCTS = "data", "filters", "products"
@@ -151,11 +151,10 @@ OTHER_REGISTERS = 64  # of a thread, beside its sums
 GROUP_ROWS = 8
 STEP_CHANNELS = 8  # what a step of the products takes beside its own channels, in channels
 # Estimates: of the peak, by a full wave of large tiles; of memory's rate, by the transforms; the second-level cache's
-# rate against memory's; what a launch takes beside its work.
+# rate against memory's, when it is written as well.
 TILE_EFFICIENCY = 0.8
 TRANSFORM_EFFICIENCY = 0.8
 CACHE_SPEED = 1.5
-LAUNCH_SECONDS = 2e-6
 
 
 @dataclass(frozen=True)
