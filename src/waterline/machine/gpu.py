@@ -16,8 +16,8 @@ _RATES = {
     8: {"f32": 128, "tf32": 1024, "f16": 2048, "bf16": 2048},
     9: {"f32": 256, "tf32": 2048, "f16": 4096, "bf16": 4096},
 }
-# Estimates: what lies between the ends of two kernels that follow each other in a CUDA graph, beside their work; what the
-# second-level cache moves against memory. (An H100's: 5.5 TB/s of reads against 3.35.)
+# Estimates: what lies between the ends of two kernels that follow each other in a CUDA graph, beside their work; what
+# the second-level cache moves against memory. (An H100's: 5.5 TB/s of reads against 3.35.)
 LAUNCH_SECONDS = 2e-6
 CACHE_SPEED = 1.6
 PRECISIONS = ("f32", "tf32", "f16", "bf16")
