@@ -96,6 +96,7 @@ def winograd_products(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """products[point, row, k] = sum_c data[point, row, c] filters[point, k, c].
@@ -109,7 +110,8 @@ def winograd_products(
     depth = tl.arange(0, BLOCK_DEPTH)
     row = tl.arange(0, BLOCK_ROWS)
     column = tl.arange(0, BLOCK_COLUMNS)
-    for item in range(tl.program_id(0), POINTS * point_tiles, tl.num_programs(0)):
+    # Their number at compile time: asked for at run time it takes registers that f32 has not, which spill.
+    for item in range(tl.program_id(0), POINTS * point_tiles, PROGRAMS):
         point = item // point_tiles
         tile = item % point_tiles
         first = tile // (GROUP_ROWS * column_tiles) * GROUP_ROWS
@@ -343,6 +345,7 @@ class GpuWinograd(GpuAlgorithm):
             "BLOCK_COLUMNS": config.columns,
             "BLOCK_DEPTH": config.depth,
             "GROUP_ROWS": GROUP_ROWS,
+            "PROGRAMS": programs,
             "PRECISION": INPUT_PRECISION[precision],
         }
         arguments = (DATA, FILTERS, PRODUCTS, sizes.rows)
