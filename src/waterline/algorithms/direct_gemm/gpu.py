@@ -48,6 +48,7 @@ def direct_gemm(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
@@ -61,7 +62,7 @@ def direct_gemm(
     steps: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH
     column_tiles: tl.constexpr = (COLUMNS + BLOCK_COLUMNS - 1) // BLOCK_COLUMNS
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
-    for part_tile in range(tl.program_id(0), row_tiles * column_tiles * SPLITS, tl.num_programs(0)):
+    for part_tile in range(tl.program_id(0), row_tiles * column_tiles * SPLITS, PROGRAMS):
         tile, part = part_tile // SPLITS, part_tile % SPLITS
         group = tile // (GROUP_ROWS * column_tiles)
         first = group * GROUP_ROWS
@@ -176,6 +177,7 @@ class GpuDirectGemm(GpuAlgorithm):
             "BLOCK_COLUMNS": config.columns,
             "BLOCK_DEPTH": config.depth,
             "GROUP_ROWS": GROUP_ROWS,
+            "PROGRAMS": programs,
             "SPLITS": splits,
             "PRECISION": INPUT_PRECISION[precision],
             "EPILOGUE": spec.epilogue if splits == 1 else Epilogue(),

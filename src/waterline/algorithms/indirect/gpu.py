@@ -151,6 +151,7 @@ class GpuIndirect(GpuAlgorithm):
             "BLOCK_DEPTH": tile.depth,
             "PART_ELEMS": tile.warps * WARP_THREADS * PART_BYTES // PRECISION_BYTES[precision],
             "GROUP_ROWS": GROUP_ROWS,
+            "PROGRAMS": programs,
             "SPLITS": tile.splits,
             "PRECISION": INPUT_PRECISION[precision],
         }

@@ -139,6 +139,7 @@ def indirect_boxes(
     SKIPS: tl.constexpr,
     PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
@@ -176,7 +177,7 @@ def indirect_boxes(
         weight, [COLUMN_TILES * BLOCK_COLUMNS, depth], [depth, 1], [BLOCK_COLUMNS, BLOCK_DEPTH]
     )
     row_tiles = tl.cdiv(images, BOX_IMAGES) * (p_tiles * q_tiles)
-    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, tl.num_programs(0)):
+    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, PROGRAMS):
         part = part_tile % SPLITS
         row_tile, column_tile = _place_of(part_tile // SPLITS, row_tiles, COLUMN_TILES, GROUP_ROWS)
         first_image = row_tile // (p_tiles * q_tiles) * BOX_IMAGES
@@ -265,6 +266,7 @@ def indirect_rows(
     BLOCK_DEPTH: tl.constexpr,
     PART_ELEMS: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
+    PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
     PRECISION: tl.constexpr,
     EPILOGUE: tl.constexpr,
@@ -279,7 +281,7 @@ def indirect_rows(
     steps: tl.constexpr = CHUNKS if RUN > 0 else R * S * CHUNKS
     row_tiles = tl.cdiv(rows, BLOCK_ROWS)
     depth = tl.arange(0, BLOCK_DEPTH)
-    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, tl.num_programs(0)):
+    for part_tile in tl.range(tl.program_id(0), row_tiles * COLUMN_TILES * SPLITS, PROGRAMS):
         part = part_tile % SPLITS
         row_tile, column_tile = _place_of(part_tile // SPLITS, row_tiles, COLUMN_TILES, GROUP_ROWS)
         row = row_tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
